@@ -1,0 +1,151 @@
+"""Stage 2 against scikit-learn, SciPy and plain loops."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from scipy.cluster.hierarchy import fcluster, linkage
+from sklearn.cluster import KMeans
+from sklearn.neighbors import KNeighborsClassifier
+
+from vidseg_core import ContextSettings, InputError
+from vidseg_core.context import (
+    VOID,
+    Clusters,
+    SceneContext,
+    cut_merges,
+    kmeans,
+    lloyd,
+    merge_order,
+    name_clusters,
+    stratified_draw,
+)
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    """Twelve overlapping Gaussian blobs in 8 dimensions."""
+    rng = np.random.default_rng(0)
+    return torch.from_numpy(np.concatenate([rng.normal(rng.normal(0, 2, 8), 1, (100, 8)) for _ in range(12)])).float()
+
+
+def test_lloyd_equals_scikit_learns(tokens):
+    start = tokens[::100][:7].clone()
+    ours = lloyd(tokens, start, 300)
+    theirs = KMeans(7, init=start.numpy(), n_init=1, max_iter=300, tol=1e-4, algorithm="lloyd").fit(tokens.numpy())
+    assert (ours.centroids - torch.from_numpy(theirs.cluster_centers_)).abs().max() < 1e-3
+    assert (ours.labels.numpy() == theirs.labels_).mean() > 0.999
+    assert ours.inertia == pytest.approx(theirs.inertia_, rel=1e-5)
+
+
+def test_kmeans_is_as_good_as_scikit_learns(tokens):
+    ours = kmeans(tokens, ContextSettings(num_clusters=12), seed=1)
+    theirs = min(KMeans(12, n_init=3, random_state=s).fit(tokens.numpy()).inertia_ for s in range(3))
+    assert ours.inertia < 1.01 * theirs
+    assert ours.sizes.sum() == len(tokens) and torch.equal(ours.sizes, torch.bincount(ours.labels, minlength=12))
+
+
+def test_kmeans_is_deterministic_by_seed(tokens):
+    once, again, other = (kmeans(tokens, ContextSettings(num_clusters=20, restarts=1), seed=s) for s in (3, 3, 4))
+    assert torch.equal(once.labels, again.labels) and not torch.equal(once.labels, other.labels)
+
+
+def test_kmeans_fills_empty_clusters():
+    tokens = torch.cat([torch.zeros(50, 2), torch.tensor([[10.0, 0.0], [0.0, 10.0]])])
+    found = lloyd(tokens, torch.tensor([[0.0, 0.0], [100.0, 100.0], [101.0, 101.0]]), 100)
+    assert sorted(found.sizes.tolist()) == [1, 1, 50] and found.inertia == 0
+
+
+@pytest.mark.parametrize(("count", "num_clusters"), [(5, 6), (1, 2)])
+def test_more_clusters_than_tokens_are_refused(count, num_clusters):
+    with pytest.raises(InputError, match=f"{num_clusters} clusters cannot be made of {count} tokens"):
+        kmeans(torch.zeros(count, 3), ContextSettings(num_clusters=num_clusters))
+
+
+def test_one_cluster(tokens):
+    found = kmeans(tokens, ContextSettings(num_clusters=1))
+    assert (found.centroids[0] - tokens.mean(0)).abs().max() < 1e-5
+    assert merge_order(found).shape == (0, 2) and cut_merges(merge_order(found), None).tolist() == [0]
+
+
+@pytest.mark.parametrize("neighbours", [1, 4, 5])
+def test_knn_equals_scikit_learns(tokens, neighbours):
+    """Integer-valued labels with many ties: the smallest label wins, as there."""
+    labels = torch.from_numpy(np.random.default_rng(1).integers(0, 5, len(tokens)))
+    context = SceneContext(ContextSettings(neighbours=neighbours, max_context=None))
+    context.update(tokens[:600].reshape(1, 20, 30, 8), labels[:600].reshape(1, 20, 30))
+    ours = context.predict(tokens.reshape(1, 30, 40, 8)).flatten().numpy()
+    theirs = KNeighborsClassifier(neighbours).fit(tokens[:600].numpy(), labels[:600].numpy()).predict(tokens.numpy())
+    assert (ours == theirs).all()
+
+
+def test_context_is_replaced_by_the_last_window(tokens):
+    context = SceneContext(ContextSettings(max_context=None))
+    maps = tokens.reshape(4, 10, 30, 8)
+    context.update(maps[:1], torch.zeros(1, 10, 30, dtype=torch.long))
+    context.update(maps[1:], torch.ones(3, 10, 30, dtype=torch.long))
+    assert torch.equal(context.tokens, maps[1:].flatten(0, 2)) and (context.predict(maps) == 1).all()
+
+
+def test_the_draw_is_bounded_stratified_and_seeded():
+    labels = torch.tensor([0] * 9000 + [1] * 900 + [2] * 90 + [255] * 2)
+    kept = stratified_draw(labels, 1000, least=4, seed=0)
+    assert len(kept) == len(kept.unique()) == 1000
+    counts = Counter(labels[kept].tolist())
+    assert counts[255] == 2 and abs(counts[0] - 900) <= 2 and abs(counts[1] - 90) <= 2 and abs(counts[2] - 9) <= 2
+    assert torch.equal(kept, stratified_draw(labels, 1000, 4, 0)) and not torch.equal(kept, stratified_draw(labels, 1000, 4, 1))
+
+
+def test_a_rare_label_keeps_its_neighbours():
+    labels = torch.tensor([0] * 100_000 + [7] * 5)
+    counts = Counter(labels[stratified_draw(labels, 100, least=4, seed=0)].tolist())
+    assert counts[7] >= 4 and sum(counts.values()) == 100
+
+
+def test_clusters_take_the_majority_of_the_mask():
+    """A plain loop over pixels, on a mask whose size is no multiple of the cells."""
+    rng = np.random.default_rng(0)
+    cells, mask = rng.integers(0, 6, (5, 7)), rng.choice([0, 1, 2, VOID], (33, 40))
+    votes = [Counter() for _ in range(8)]
+    for y, x in np.ndindex(mask.shape):
+        if mask[y, x] != VOID:
+            votes[cells[y * 5 // 33, x * 7 // 40]][mask[y, x]] += 1
+    expected = [min(v, key=lambda c: (-v[c], c)) if v else VOID for v in votes]
+    assert name_clusters(torch.from_numpy(cells), mask, 8).tolist() == expected
+    assert expected[6] == VOID, "a cluster that is not in the first frame has no name"
+
+
+def test_a_cluster_of_void_stays_void():
+    cells = torch.tensor([[0, 0, 1, 1]])
+    mask = np.array([[VOID, VOID, VOID, 3]])
+    assert name_clusters(cells, mask, 2).tolist() == [VOID, 3]
+
+
+def test_merging_is_wards_linkage_of_the_tokens():
+    """SciPy's ward on every centroid repeated as often as it has tokens is the same tree."""
+    rng = np.random.default_rng(2)
+    centroids, sizes = rng.normal(size=(9, 4)), rng.integers(1, 40, 9)
+    order = merge_order(Clusters(torch.from_numpy(centroids).float(), torch.from_numpy(sizes), torch.zeros(1).long(), 0.0))
+    tree = linkage(np.repeat(centroids, sizes, axis=0), "ward")
+    owner = np.repeat(np.arange(9), sizes)
+    for num_segments in range(1, 10):
+        theirs = fcluster(tree, num_segments, "maxclust")
+        groups = {frozenset(owner[theirs == g].tolist()) for g in np.unique(theirs)}
+        ours = cut_merges(order, num_segments)
+        assert {frozenset(np.flatnonzero(ours == s).tolist()) for s in np.unique(ours)} == groups
+
+
+def test_cuts_are_nested_and_keep_numbers():
+    rng = np.random.default_rng(3)
+    order = merge_order(
+        Clusters(torch.from_numpy(rng.normal(size=(20, 4))).float(), torch.arange(1, 21), torch.zeros(1).long(), 0.0)
+    )
+    finer = cut_merges(order, None)
+    assert finer.tolist() == list(range(20))
+    for num_segments in range(19, 0, -1):
+        coarser = cut_merges(order, num_segments)
+        assert len(np.unique(coarser)) == num_segments
+        assert all(len(np.unique(coarser[finer == s])) == 1 for s in np.unique(finer)), "a cut splits what a finer one joined"
+        assert (coarser != finer).any() and set(coarser) < set(finer)
+        finer = coarser

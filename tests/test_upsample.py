@@ -1,0 +1,259 @@
+"""Stage 4: responses where the mask is, no response no pixel, and the paper's schedule against plain loops."""
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+import torch
+from diffusers import EulerDiscreteScheduler
+from PIL import Image
+from scipy.ndimage import gaussian_filter1d
+
+from vidseg_core import Settings, UpsampleSettings, generated_clip
+from vidseg_core.upsample import (
+    add,
+    claim,
+    direct_pairs,
+    enlarge,
+    gaussian_blur,
+    modulation,
+    reference_pairs,
+    response,
+    score,
+    upsample,
+    wrapped_distance,
+)
+
+SMALL = (96, 128)
+
+
+def cells_of(labels, stride=8):
+    """The label of each cell's centre pixel."""
+    return torch.from_numpy(labels[:, stride // 2 :: stride, stride // 2 :: stride])
+
+
+@pytest.fixture(scope="module")
+def window(backbone):
+    clip = generated_clip(num_frames=4)
+    return clip, backbone.images(clip.frames, (240, 320)), cells_of(clip.labels)
+
+
+def test_every_mask_responds_most_where_it_is(backbone, window):
+    """For every mask and frame of the generated clip the mean response inside the modulated mask exceeds that outside."""
+    _, images, cells = window
+    settings = Settings().resolve(backbone.model)
+    latents = backbone.encode(images)
+    noise = backbone.noise(latents, 0, shared=True).expand_as(latents)
+    seen = set()
+    for names, frames, plus, minus in direct_pairs(backbone, latents, noise, cells, settings.upsample):
+        responses = response(backbone, plus, minus, settings.upsample)
+        for name, frame, map_ in zip(names.tolist(), frames.tolist(), responses, strict=True):
+            inside = torch.nn.functional.interpolate((cells[frame] == name)[None, None].float(), size=(240, 320))[0, 0] > 0
+            assert map_[inside].mean() > map_[~inside].mean(), (name, frame)
+            seen.add((name, frame))
+    assert seen == {(name, frame) for frame in range(4) for name in cells[frame].unique().tolist()} and len(seen) >= 12
+
+
+def test_exact_cells_give_the_exact_pixels(backbone, window):
+    """Share of pixels that get their exact label: measured MEASURE, nearest neighbour MEASURE."""
+    clip, images, cells = window
+    labels = upsample(backbone, images, cells, (240, 320), Settings().resolve(backbone.model)).numpy()
+    nearest = cells.repeat_interleave(8, 1).repeat_interleave(8, 2).numpy()
+    assert (labels == clip.labels).mean() > (nearest == clip.labels).mean()
+    assert (labels == clip.labels).mean() > 0.98
+
+
+def test_chunks_do_not_change_the_labels(backbone, images, clip, settings):
+    cells = cells_of(clip.labels)
+    for noise in ("shared", "independent"):
+        whole, parts = (
+            upsample(backbone, images, cells, SMALL, dataclasses.replace(
+                settings, upsample=dataclasses.replace(settings.upsample, chunk=chunk),
+                features=dataclasses.replace(settings.features, noise=noise)))
+            for chunk in (16, 3)
+        )  # fmt: skip
+        assert (whole == parts).float().mean() > 0.9999
+
+
+def test_direct_is_the_unreplayed_pass(backbone, images, clip, settings):
+    """Masks one by one through the whole UNet, as EmerDiff says it."""
+    s, cells = settings.upsample, cells_of(clip.labels)
+    latents = backbone.encode(images)
+    noise = backbone.noise(latents, 0, shared=True).expand_as(latents)
+    noisy = latents + backbone.sigma(s.timestep) * noise
+    for names, frames, *ours in direct_pairs(backbone, latents, noise, cells, s):
+        for n, (name, frame) in enumerate(zip(names.tolist(), frames.tolist(), strict=True)):
+            for sign, found in zip((1, -1), ours, strict=True):
+                mask = (cells[frame] == name).flatten()[:, None].float()
+                block = backbone.unet.get_submodule(s.block)
+                hook = block.register_forward_hook(lambda m, i, o, shift=sign * s.strength * mask: o + shift)
+                expected = backbone.denoise(noisy[frame : frame + 1], s.timestep)
+                hook.remove()
+                assert (found[n] - expected[0]).abs().max() < 1e-3
+
+
+def test_an_absent_mask_costs_nothing(backbone, images, settings):
+    cells = torch.zeros(6, 12, 16, dtype=torch.long)
+    cells[2, 3:6, 3:6] = 9
+    rows = []
+    hook = backbone.unet.up_blocks[2].register_forward_pre_hook(
+        lambda m, args, kwargs: rows.append(len(kwargs["hidden_states"])), with_kwargs=True
+    )
+    labels = upsample(backbone, images, cells, SMALL, settings)
+    hook.remove()
+    assert sum(rows[1:]) == 2 * 7, "six frames of mask 0 and one of mask 9, two signs each, after the recording pass"
+    assert (labels[[0, 1, 3, 4, 5]] == 0).all() and set(labels[2].unique().tolist()) == {0, 9}
+
+
+def test_a_mask_without_response_cannot_win():
+    s = UpsampleSettings(blur_size=1)
+    silent, loud = torch.zeros(1, 8, 8), torch.full((1, 8, 8), 0.01)
+    masks = torch.ones(1, 2, 2)
+    assert (
+        (score(silent, masks, s) == 0).all()
+        and (score(silent + 1e-9, masks, s) == 0).all()
+        and (score(loud, masks, s) == 1).all()
+    )
+    labels, best = torch.full((8, 8), 3, dtype=torch.int16), torch.zeros(8, 8)
+    claim(labels, best, 7, score(silent, masks, s)[0])
+    assert (labels == 3).all()
+
+
+def test_score_is_blur_maximum_damping():
+    rng = torch.Generator().manual_seed(0)
+    responses, masks = torch.rand(2, 16, 16, generator=rng), torch.zeros(2, 4, 4)
+    masks[:, :2] = 1
+    s = UpsampleSettings(damping=0.3, blur_size=1)
+    inside = enlarge(masks, (16, 16), "bilinear")
+    expected = responses / responses.amax((1, 2), keepdim=True) * (inside + 0.3 * (1 - inside))
+    assert (score(responses, masks, s) - expected).abs().max() < 1e-6
+    assert (score(responses * 50, masks, s) - expected).abs().max() < 1e-6
+
+
+def test_claim_is_an_argmax_at_any_size():
+    maps = torch.rand(5, 6, 8)
+    labels, best = torch.full((12, 16), 99, dtype=torch.int16), torch.zeros(12, 16)
+    for name, map_ in enumerate(maps):
+        claim(labels, best, name, map_)
+    large = torch.nn.functional.interpolate(maps[None], size=(12, 16), mode="bilinear")[0]
+    assert torch.equal(labels.long(), large.argmax(0)) and torch.equal(best, large.amax(0))
+
+
+def test_blur_is_scipys():
+    maps = torch.rand(1, 20, 30)
+    expected = maps[0].double().numpy()
+    for axis in (0, 1):
+        expected = gaussian_filter1d(expected, 3.0, axis=axis, mode="mirror", radius=2)
+    assert np.abs(gaussian_blur(maps, 5, 3.0)[0].numpy() - expected).max() < 1e-6
+
+
+def test_modulation_lands_on_its_tokens():
+    cells = torch.zeros(2, 3, 4, dtype=torch.bool)
+    cells[0, 1, 2] = cells[1, 2, 0] = True
+    shift = modulation(cells, 5.0)
+    assert shift.shape == (2, 12, 1) and shift[0, 6, 0] == 5 and shift[1, 8, 0] == 5 and shift.sum() == 10
+    assert torch.equal(add(torch.zeros(2, 12, 7), shift), shift.expand(2, 12, 7))
+    with pytest.raises(ValueError, match="48 tokens, the masks 12"):
+        add(torch.zeros(2, 48, 7), shift)
+
+
+# the paper's code, quirk by quirk
+
+
+def test_reference_steps_are_a_plain_loop(backbone, images):
+    """FIELD: guided steps 22-24; +/-50 on the cross-attention at 22, both halves; q, k of the decoder injected; blending after
+    22 and 23. Written again with diffusers' own scheduler and hooks."""
+    s = Settings.reference("tiny").upsample
+    cells = torch.zeros(2, 12, 16, dtype=torch.long)
+    cells[:, 4:8, 5:9] = 1
+    latents = backbone.encode(images[:2])
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+    scheduler = EulerDiscreteScheduler.from_config(backbone.scheduler, timestep_spacing="trailing")
+    scheduler.set_timesteps(25)
+    projections = {
+        name: module for name, module in backbone.unet.named_modules()
+        if name.startswith("up_blocks") and name.split(".")[-1] in ("to_q", "to_k")
+    }  # fmt: skip
+    condition = torch.zeros(4, 1, 32)
+
+    def run(step, x, hooks):
+        handles = [module.register_forward_hook(hook) for module, hook in hooks]
+        t = scheduler.timesteps[step]
+        with torch.inference_mode():
+            unconditional, conditional = backbone.unet(
+                scheduler.scale_model_input(torch.cat([x, x]), t), t, condition
+            ).sample.chunk(2)
+        for handle in handles:
+            handle.remove()
+        scheduler._step_index = step
+        x = scheduler.step(unconditional + 5 * (conditional - unconditional), t, x).prev_sample
+        scheduler._step_index = None
+        return x
+
+    x, plain, kept = latents + scheduler.sigmas[22] * noise, {}, {}
+    for step in (22, 23, 24):
+        kept[step] = {}
+        x = run(step, x, [(m, lambda m, i, o, n=n, k=kept[step]: k.__setitem__(n, o)) for n, m in projections.items()])
+        plain[step] = x
+    mask = torch.nn.functional.interpolate((cells == 1)[:, None].float(), size=(24, 32), mode="nearest")
+    modulated = backbone.unet.get_submodule(s.block)
+    ends = []
+    for sign in (1, -1):
+        x = latents + scheduler.sigmas[22] * noise
+        for step in (22, 23, 24):
+            hooks = [(m, lambda mod, i, o, v=kept[step][n]: v) for n, m in projections.items()]
+            if step == 22:
+                shift = sign * 50 * (cells == 1).flatten(1)[:, :, None].float().repeat(2, 1, 1)
+                hooks.append((modulated, lambda m, i, o, shift=shift: o + shift))
+            x = run(step, x, hooks)
+            if step < 24:
+                x = x * mask + plain[step] * (1 - mask)
+        ends.append(x)
+    for names, frames, plus, minus in reference_pairs(backbone, latents, noise, cells, s):
+        if names[0] == 1:
+            assert frames.tolist() == [0, 1]
+            assert (plus - ends[0]).abs().max() < 2e-3 and (minus - ends[1]).abs().max() < 2e-3
+            assert (plus - minus).abs().max() > 0.1
+
+
+def test_reference_differences_wrap_around():
+    """The table's example: 20 - 4 = 16, 16 squared is 256, which a byte calls 0. Then a plain loop, and the JPEG."""
+    twenty, four = np.full((8, 8, 3), 20, np.uint8), np.full((8, 8, 3), 4, np.uint8)
+    assert (wrapped_distance(twenty, four) == 0).all()
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
+    plain = np.zeros((16, 16), np.uint8)
+    for y, x in np.ndindex(16, 16):
+        plain[y, x] = int(
+            sum((int(a[y, x, c]) - int(b[y, x, c])) % 256 * ((int(a[y, x, c]) - int(b[y, x, c])) % 256) % 256 for c in range(3))
+            ** 0.5
+        )
+    file = io.BytesIO()
+    Image.fromarray(plain).save(file, "JPEG")
+    assert (wrapped_distance(a, b) == np.asarray(Image.open(file))).all()
+    assert (np.asarray(Image.open(file)) != plain).any(), "the JPEG changes nothing, so this tests nothing"
+
+
+def test_reference_amplifies_a_near_empty_mask(backbone):
+    """Each map is divided by its own maximum, however small it is: a speck of one grey level becomes a full response."""
+    s = Settings.reference("tiny").upsample
+    speck = torch.zeros(1, 16, 16)
+    speck[0, 8, 8] = 1.0
+    assert score(speck, torch.ones(1, 2, 2), s).max() > 0.99
+
+
+def test_reference_enlarges_with_lanczos():
+    masks = torch.zeros(1, 6, 8)
+    masks[0, 2:4, 3:5] = 1
+    expected = np.asarray(Image.fromarray(masks[0].numpy()).resize((64, 48), Image.Resampling.LANCZOS))
+    found = enlarge(masks, (48, 64), "lanczos")
+    assert np.abs(found[0].numpy() - expected).max() < 1e-6 and found.min() < 0 and found.max() > 1
+
+
+def test_reference_labels_a_window(backbone, images, clip):
+    settings = dataclasses.replace(Settings.reference("tiny"), working_size=SMALL)
+    cells = cells_of(clip.labels)[:2]
+    labels = upsample(backbone, images[:2], cells, SMALL, settings)
+    assert labels.shape == (2, *SMALL) and set(labels.unique().tolist()) <= set(cells.unique().tolist())
+    assert len(labels.unique()) > 1

@@ -1,0 +1,360 @@
+"""Clips that the tests make themselves, encoded without loss where frames are compared exactly; each refusal by its words."""
+
+import io
+import os
+import re
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from vidseg_core import video
+from vidseg_core.video import InputError, open_clip, read_frames
+
+RNG = np.random.default_rng(0)
+NOISE = RNG.integers(0, 256, (96, 128, 3), dtype=np.uint8)
+COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
+
+
+def moving(num=12, height=32, width=48):
+    frames = np.stack([np.roll(NOISE, 3 * i, axis=1)[:height, :width] for i in range(num)])
+    frames[..., 0, 0, 0] = np.arange(num)
+    return frames
+
+
+def encode(path, frames, codec="libx264rgb", pix_fmt="rgb24", rotate=0, mux=None, rate=30, **options):
+    if codec == "libx264rgb":
+        options["crf"] = "0"
+    with av.open(str(path), "w", options=mux or {}) as container:
+        stream = container.add_stream(codec, rate=rate, options=options)
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pix_fmt
+        if rotate:
+            stream.set_display_rotation(rotate)
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def add_sound(path, target):
+    """The video in `path`, muxed without re-encoding beside a second of noise, index first (path None: sound alone)."""
+    with av.open(str(target), "w", options={"movflags": "faststart"}) as out:
+        copies = None
+        if path:
+            source = av.open(str(path))
+            copies = out.add_stream_from_template(source.streams.video[0])
+        sound = out.add_stream("aac", rate=44100)
+        if path:
+            for packet in source.demux(video=0):
+                if packet.dts is not None:
+                    packet.stream = copies
+                    out.mux(packet)
+        noise = av.AudioFrame.from_ndarray(RNG.random((1, 44100)).astype(np.float32), format="fltp", layout="mono")
+        noise.rate = 44100
+        out.mux(sound.encode(noise))
+        out.mux(sound.encode())
+    return target
+
+
+def save_images(folder, frames, names=None, mode=None):
+    folder.mkdir(exist_ok=True)
+    for i, frame in enumerate(frames):
+        image = Image.fromarray(frame)
+        (image.convert(mode) if mode else image).save(folder / (names[i] if names else f"frame{i}.png"))
+    return folder
+
+
+def refusal(*words, call=open_clip, **arguments):
+    """Asserts that the call is refused by a sentence with all these words."""
+    with pytest.raises(InputError) as info:
+        call(**arguments)
+    text = str(info.value)
+    assert all(word in text for word in words), text
+    assert text[-1] in ".?"
+    return text
+
+
+# --- clips in ---
+
+
+@pytest.mark.parametrize("size", [(32, 48), (16, 16), (33, 47)])
+@pytest.mark.parametrize(("name", "codec", "pix_fmt"), [("a.mov", "libx264rgb", "rgb24"), ("a.mkv", "ffv1", "bgr0")])
+def test_lossless_video_is_read_exactly(tmp_path, name, codec, pix_fmt, size):
+    frames = moving(12, *size)
+    clip = open_clip(str(encode(tmp_path / name, frames, codec, pix_fmt)))
+    assert (clip.num_frames, clip.size, clip.fps, clip.source) == (12, size, 30.0, tmp_path / name)
+    np.testing.assert_array_equal(np.stack(list(clip)), frames)
+    np.testing.assert_array_equal(np.stack(list(clip)), frames)  # each iteration begins anew
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt", "bound"),
+    [
+        ("a.mp4", "libx264", "yuv420p", 6),
+        ("a.webm", "libvpx-vp9", "yuv420p", 6),
+        ("a.avi", "mpeg4", "yuv420p", 8),
+        ("a.mpg", "mpeg2video", "yuv420p", 8),
+        ("a.ts", "libx264", "yuv420p", 6),
+        ("a.gif", "gif", "rgb8", 25),
+    ],
+)
+def test_every_common_format_is_read(tmp_path, name, codec, pix_fmt, bound):
+    smooth = np.add.outer(np.arange(64) * 2, np.arange(48)).astype(np.uint8)
+    frames = np.stack([np.stack([smooth + i, smooth, 255 - smooth], 2) for i in range(20)])
+    clip = open_clip(encode(tmp_path / name, frames, codec, pix_fmt, rate=25))
+    decoded = np.stack(list(clip))
+    assert clip.num_frames == len(decoded) == 20
+    assert clip.fps == pytest.approx(25, rel=0.02)
+    assert np.abs(decoded.astype(int) - frames).mean() < bound
+
+
+@pytest.mark.parametrize("kind", ["video", "images"])
+@pytest.mark.parametrize(
+    ("start", "stop", "stride"), [(0, None, 1), (2, None, 3), (1, 8, 2), (11, None, 5), (0, 99, 4), (0, 1, 1)]
+)
+def test_ranges_are_slices(tmp_path, kind, start, stop, stride):
+    frames = moving()
+    source = encode(tmp_path / "a.mov", frames) if kind == "video" else save_images(tmp_path / "f", frames)
+    clip = open_clip(source, start, stop, stride)
+    assert clip.num_frames == len(clip.indices) == len(frames[start:stop:stride])
+    assert clip.fps == (30 if kind == "video" else 25) / stride
+    np.testing.assert_array_equal(read_frames(source, start, stop, stride), frames[start:stop:stride])
+
+
+def test_frames_come_one_at_a_time(tmp_path, monkeypatch):
+    clip = open_clip(save_images(tmp_path / "f", moving(5)))
+    read = []
+    monkeypatch.setattr(video, "_read_image", lambda path: read.append(path) or np.zeros((32, 48, 3), np.uint8))
+    next(iter(clip))
+    assert read == [tmp_path / "f" / "frame0.png"]
+
+
+@pytest.mark.parametrize("degrees", [90, 180, -90])
+def test_rotation_of_phone_videos(tmp_path, degrees):
+    frames = moving()
+    turned = np.rot90(frames, degrees // 90, axes=(1, 2))  # both count counter-clockwise
+    clip = open_clip(encode(tmp_path / "a.mov", frames, rotate=degrees))
+    assert clip.size == turned.shape[1:3]
+    np.testing.assert_array_equal(np.stack(list(clip)), turned)
+
+
+def test_an_edit_list_is_no_damage(tmp_path):
+    path = encode(tmp_path / "a.mp4", moving(60), "libx264", "yuv420p", g="15")
+    data = bytearray(path.read_bytes())
+    at = data.find(b"elst") + 12  # the edit's duration in milliseconds, as a phone's "trim" shortens it
+    data[at : at + 4] = (1000).to_bytes(4)
+    path.write_bytes(data)
+    assert open_clip(path).num_frames == 30
+
+
+def test_images_in_natural_order(tmp_path):
+    frames = moving(4)
+    folder = save_images(tmp_path / "f", frames, ["frame1.png", "frame2.PNG", "frame10.png", "frame010b.png"])
+    (folder / "notes.txt").write_text("ignored")
+    (folder / ".frame0.png").write_text("hidden")
+    (folder / "frame3.png").mkdir()
+    for source in (folder, str(folder / "frame*.[pP]*"), folder / "*"):
+        clip = open_clip(source)
+        assert [path.name for path in clip.files] == ["frame1.png", "frame2.PNG", "frame10.png", "frame010b.png"]
+        np.testing.assert_array_equal(np.stack(list(clip)), frames)
+
+
+def test_odd_images_just_work(tmp_path):
+    rgb, folder = moving(1)[0], tmp_path
+    alpha = np.dstack([rgb, np.full(rgb.shape[:2], 7, np.uint8)])
+    Image.fromarray(alpha).save(folder / "alpha.png")
+    np.testing.assert_array_equal(read_frames(folder / "alpha.png"), rgb[None])  # not composited
+    Image.fromarray(rgb[..., 0]).save(folder / "grey.png")
+    np.testing.assert_array_equal(read_frames(folder / "grey.png")[0], np.repeat(rgb[..., :1], 3, 2))
+    Image.fromarray(rgb[..., 0].astype(np.uint16) * 257).save(folder / "grey16.png")
+    np.testing.assert_array_equal(read_frames(folder / "grey16.png")[0], np.repeat(rgb[..., :1], 3, 2))
+    palette = Image.fromarray(rgb).quantize(16)
+    palette.save(folder / "palette.png", transparency=bytes([0, 255]))
+    np.testing.assert_array_equal(read_frames(folder / "palette.png")[0], np.array(palette.convert("RGB")))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn clockwise by 90 degrees to display
+    Image.fromarray(rgb).save(folder / "exif.png", exif=exif)
+    np.testing.assert_array_equal(read_frames(folder / "exif.png")[0], np.rot90(rgb, -1))
+    for name, mode in [("cmyk.jpg", "CMYK"), ("lossless.webp", "RGB"), ("bits.tif", "1"), ("la.png", "LA"), ("a.bmp", "RGB")]:
+        Image.fromarray(rgb).convert("L" if mode == "LA" else mode).convert(mode).save(folder / name)
+        assert read_frames(folder / name).shape == (1, *rgb.shape)
+
+
+@pytest.mark.parametrize("size", [(3000, 4000), (16, 16), (1, 1)])
+def test_one_image_of_any_size(tmp_path, size):
+    Image.new("RGB", size[::-1], (1, 2, 3)).save(tmp_path / "one.png")
+    clip = open_clip(tmp_path / "one.png")
+    assert (clip.size, clip.num_frames) == (size, 1)
+    assert (next(iter(clip)) == (1, 2, 3)).all()
+
+
+# --- refusals ---
+
+
+def test_refusals_of_paths(tmp_path):
+    save_images(tmp_path / "clip", moving(1))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("x")
+    refusal("clpi", "does not exist", "Did you mean clip?", source=tmp_path / "clpi")
+    refusal("nowhere", "does not exist", source=tmp_path / "nowhere" / "zzz.mp4")
+    refusal("empty", "no images", "nothing", source=tmp_path / "empty")
+    refusal("texts", "no images", "a.txt", "video file", source=tmp_path / "texts")
+    refusal("*.tif", "no images", source=tmp_path / "clip" / "*.tif")
+
+
+def test_refusals_of_images(tmp_path):
+    folder = save_images(tmp_path / "f", moving(3))
+    Image.fromarray(NOISE).save(folder / "frame1.png")
+    refusal("frame1.png", "128x96", "48x32", "resize", source=folder)
+    assert open_clip(folder, 0, 1).num_frames == open_clip(folder, 0, None, 2).num_frames - 1 == 1
+    whole = (folder / "frame2.png").read_bytes()
+    for broken in (whole[: len(whole) // 2], b"no image", b""):
+        (folder / "frame1.png").write_bytes(broken)
+        refusal("frame1.png", "cannot be read", "Replace it", source=folder)
+    (folder / "frame1.png").unlink()
+    (folder / "frame1.png").symlink_to(folder / "gone.png")
+    refusal("frame1.png", "cannot be read", source=folder)
+    pages = [Image.fromarray(frame) for frame in moving(3)]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    refusal("pages.tif", "3 images", "expected one", source=tmp_path / "pages.tif")
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "float.tif")
+    refusal("float.tif", "32 bits", "8 or 16", source=tmp_path / "float.tif")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.mp4", b"hello " * 99),
+        ("a.txt", b"hello " * 99),
+        ("a.webm", b""),
+        ("a.srt", b"1\n00:00:01,000 --> 00:00:02,000\nx\n"),
+    ],
+)
+def test_refusal_of_other_files(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    refusal(name, "not a video", "Expected mp4", source=tmp_path / name)
+
+
+def test_refusal_of_sound(tmp_path):
+    refusal("a.mp4", "sound but no pictures", source=add_sound(None, tmp_path / "a.mp4"))
+
+
+@pytest.mark.parametrize("kind", ["video", "images"])
+@pytest.mark.parametrize(
+    ("range_", "words"),
+    [
+        ((-1, None, 1), ["start=-1"]),
+        ((0, -2, 1), ["stop=-2"]),
+        ((0, None, 0), ["stride=0"]),
+        ((12, None, 1), ["12:", "12 frames"]),
+        ((20, 30, 2), ["20:30", "12 frames"]),
+        ((5, 5, 1), ["5:5", "12 frames", "0:12"]),
+        ((0, 0, 1), ["0:0", "12 frames"]),
+    ],
+)
+def test_refusals_of_ranges(tmp_path, kind, range_, words):
+    source = encode(tmp_path / "a.mov", moving()) if kind == "video" else save_images(tmp_path / "f", moving())
+    refusal(*words, source=source, **dict(zip(("start", "stop", "stride"), range_, strict=True)))
+
+
+def assert_readable_part(path, total):
+    """The refusal's own remedy works, and one frame more does not."""
+    text = refusal(path.name, "cut off or damaged", "--frames 0:", source=path)
+    good = int(re.search(r"--frames 0:(\d+)", text)[1])
+    assert 0 < good < total
+    assert read_frames(path, 0, good).shape[0] == good
+    refusal("cut off or damaged", source=path, stop=good + 1)
+    return text, good
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options", "says_total"),
+    [
+        ("a.mp4", "libx264", {"movflags": "faststart"}, True),
+        ("a.webm", "libvpx-vp9", {}, True),
+        ("a.mkv", "ffv1", {}, True),
+        ("a.avi", "mpeg4", {}, True),
+        ("a.gif", "gif", {}, False),
+        ("a.mpg", "mpeg2video", {}, False),
+    ],
+)
+@pytest.mark.parametrize("share", [0.4, 0.5, 0.61])
+def test_cut_off_video(tmp_path, name, codec, options, says_total, share):
+    pix_fmt = "rgb8" if codec == "gif" else "yuv420p"
+    path = encode(tmp_path / name, moving(60, 96, 128), codec, pix_fmt, mux=options)
+    assert open_clip(path).num_frames == 60
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    text, _ = assert_readable_part(path, 60)
+    assert ("of 60 frames" in text) == says_total
+
+
+def test_cut_off_inside_the_sound(tmp_path):
+    """Sound lies between the pictures: FFmpeg then reports the end of the file as if it were the clip's."""
+    path = add_sound(encode(tmp_path / "v.mp4", moving(30, 96, 128), "libx264", "yuv420p"), tmp_path / "a.mp4")
+    assert open_clip(path).num_frames == 30
+    whole = path.read_bytes()
+    for cut in range(whole.find(b"mdat") + 100, len(whole) - 100, len(whole) // 12):
+        path.write_bytes(whole[:cut])
+        if cut < len(whole) * 0.9:  # at the very end sound alone is lost
+            refusal("cut off or damaged", source=path)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov"])
+def test_cut_off_before_the_index(tmp_path, name):
+    path = encode(tmp_path / name, moving(60), "libx264", "yuv420p")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    refusal(name, "cut off", "index", source=path)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("a.mp4", "libx264"), ("a.mov", "libx264rgb"), ("a.avi", "mpeg4"), ("a.ts", "libx264")]
+)
+def test_damage_in_the_middle(tmp_path, name, codec):
+    """Over several packets: within one, H.264 has no checksum and may decode to other pixels without noticing."""
+    path = encode(tmp_path / name, moving(60, 96, 128), codec, "rgb24" if codec == "libx264rgb" else "yuv420p")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 3000] = bytes(3000)
+    path.write_bytes(data)
+    assert_readable_part(path, 60)
+
+
+def test_size_that_changes_within_a_video(tmp_path):
+    parts = [encode(tmp_path / f"{w}.h264", moving(10, 32, w), "libx264", "yuv420p").read_bytes() for w in (48, 64)]
+    (tmp_path / "a.h264").write_bytes(b"".join(parts))
+    refusal("a.h264", "Frame 10", "64x32", "48x32", "resize", source=tmp_path / "a.h264")
+    assert read_frames(tmp_path / "a.h264", stop=10).shape == (10, 32, 48, 3)
+
+
+# --- masks, overlays, tables out ---
+
+
+@pytest.mark.parametrize("size", [(64, 48), (33, 47), (16, 16), (1, 1)])
+def test_encoded_video_is_what_browsers_play(tmp_path, size):
+    tints = np.zeros((6, *size, 3), np.uint8) + RNG.integers(30, 220, (6, 1, 1, 3)).astype(np.uint8)
+    video.encode_video(iter(tints), 30000 / 1001, tmp_path / "a.mp4")
+    decoded = read_frames(tmp_path / "a.mp4")
+    even = [n + n % 2 for n in size]
+    assert decoded.shape == (6, *even, 3)
+    assert np.abs(decoded[:, : size[0], : size[1]].astype(int) - tints).max() <= 6
+    assert np.abs(decoded.astype(int) - tints[:, :1, :1]).max() <= 6  # the seam repeats the edge
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        assert stream.average_rate.as_integer_ratio() == (30000, 1001)
+    data = video.video_bytes(tints, 30000 / 1001)
+    assert data.find(b"moov") < data.find(b"mdat")
+    assert len(list(av.open(io.BytesIO(data)).decode(video=0))) == 6
+    assert os.listdir(tmp_path) == ["a.mp4"]
+
+
+def test_refused_encodings_leave_the_old_file(tmp_path):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"old")
+    frames = [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 6, 3), np.uint8)]
+    refusal("no frames", "at least one", call=video.encode_video, frames=[], fps=25, target=path)
+    refusal("fps=0", call=video.encode_video, frames=frames[:1], fps=0, target=path)
+    late = [np.zeros((4, 4, 3), np.uint8)] * 99 + frames[1:]  # late enough for the encoder to have written to disk
+    refusal("Frame 99", "6x4", "4x4", call=video.encode_video, frames=late, fps=25, target=path)
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a.mp4"]

@@ -1,0 +1,78 @@
+"""Pictures: colours mean the same everywhere, overlays and figures show what they should."""
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from vidseg_core.viz import PALETTE, blend, compare, contact_sheet, enlarge, pca_image, png, show_stages
+
+COLOURS = np.zeros((256, 3), np.uint8)
+COLOURS[:3] = [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
+
+
+def test_blend():
+    frame, labels = np.full((40, 60, 3), 100, np.uint8), np.zeros((40, 60), np.int64)
+    labels[:, 30:], labels[20:, :10] = 1, 255
+    out = blend(frame, labels, 0.5, COLOURS)
+    assert out[5, 5].tolist() == [178, 50, 50]
+    assert out[5, 50].tolist() == [50, 178, 50]
+    assert (out[:, 29] == 255).all() and (out[19, :10] == 255).all()
+    assert (out[20:, :10] == 100).all()
+    inside = np.s_[2:15, 2:25]
+    np.testing.assert_array_equal(blend(frame, labels, 0.0, COLOURS)[inside], frame[inside])
+    assert (blend(frame, labels, 1.0, COLOURS)[inside] == COLOURS[0]).all()
+    assert blend(frame[:1, :1], labels[:1, :1], 0.5, COLOURS).shape == (1, 1, 3)
+
+
+def test_twenty_segments_have_twenty_colours():
+    """Every pair of the first 20 labels is far apart in RGB; the first 255 are all different, and void is black."""
+    gaps = np.linalg.norm(PALETTE[:20, None].astype(float) - PALETTE[None, :20], axis=-1) + 999 * np.eye(20)
+    assert gaps.min() > 60 and len(np.unique(PALETTE, axis=0)) == 256 and not PALETTE[255].any()
+
+
+def test_enlarge_puts_every_pixel_in_its_cell():
+    cells = np.arange(6).reshape(2, 3)
+    large = enlarge(cells, (5, 9))
+    assert large.shape == (5, 9)
+    for y, x in np.ndindex(5, 9):
+        assert large[y, x] == cells[y * 2 // 5, x * 3 // 9]
+
+
+def test_pca_image_separates_what_features_separate():
+    features = np.random.default_rng(0).normal(0, 0.1, (2, 8, 8, 16))
+    features[:, :, 4:, 0] += 5
+    image = pca_image(features)
+    assert image.shape == (2, 8, 8, 3) and image.min() >= 0 and image.max() <= 1
+    assert abs(image[:, :, 4:, 0].mean() - image[:, :, :4, 0].mean()) > 0.7
+    assert np.isfinite(pca_image(np.zeros((1, 4, 4, 5)))).all()
+
+
+def titles(figure):
+    return [axes.get_title() for axes in figure.axes]
+
+
+def legend(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_figures_name_what_they_show():
+    frame, labels = np.zeros((24, 32, 3), np.uint8), np.zeros((24, 32), np.int16)
+    labels[:, 16:] = 7
+    cells = labels[::8, ::8]
+    stages = show_stages(frame, features, cells, cells, np.ones((3, 4)), labels, {0: "wall", 7: "cup"})
+    assert isinstance(stages, Figure) and legend(stages) == ["wall", "cup"] and "3 x 4 cells" in "".join(titles(stages))
+    sheet = contact_sheet([frame] * 3, [labels] * 3, [0, 5, 9], {7: "cup"})
+    assert legend(sheet) == ["segment 0", "cup"] and [t for t in titles(sheet) if t] == ["frame 0", "frame 5", "frame 9"]
+    figure = compare(frame, {"cells": cells, "pixels": labels}, {})
+    assert titles(figure) == ["cells", "pixels"]
+    shown = figure.axes[0].images[0].get_array()
+    assert np.array_equal(shown[3, 3], blend(frame, labels)[3, 3]) and np.array_equal(shown[3, 30], blend(frame, labels)[3, 30])
+    assert png(figure).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("number", [0, 7, 19, 40])
+def test_a_segment_has_its_colour_in_every_picture(number):
+    frame, labels = np.zeros((16, 16, 3), np.uint8), np.full((16, 16), number)
+    assert blend(frame, labels, 1.0)[8, 8] == pytest.approx(PALETTE[number], abs=1)
+    figure = compare(frame, {"a": labels}, {})
+    assert np.allclose(figure.legends[0].legend_handles[0].get_facecolor()[:3], PALETTE[number] / 255)

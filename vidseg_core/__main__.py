@@ -1,0 +1,155 @@
+"""The command line: `python -m vidseg_core segment CLIP`."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from vidseg_core.errors import InputError
+from vidseg_core.registry import MODELS
+from vidseg_core.results import RunFolder, read_mask, read_names, write_masks, write_run
+from vidseg_core.settings import Settings
+from vidseg_core.video import open_clip
+
+STAGES = ("features", "context", "refine", "upsample", "write")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0, 2 for a wrong input (one sentence on stderr), 130 for Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except InputError as error:
+        print(f"vidseg: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nvidseg: stopped; nothing was written, and what stood there is as it was", file=sys.stderr)
+        return 130
+    return 0
+
+
+def segment(options: argparse.Namespace) -> None:
+    """Segment a clip into a folder: masks/, overlay.mp4, segments.csv, contact_sheet.png, run.json."""
+    settings = _settings(options)
+    clip = open_clip(options.clip, *_frame_range(options.frames), options.stride)
+    mask = None if options.first_mask is None else read_mask(options.first_mask)
+    names = None if options.names is None else read_names(options.names)
+    target = Path(options.out or Path("outputs", Path(options.clip).stem or "clip"))
+    folder = RunFolder(target, options.overwrite)
+
+    # torch and diffusers take seconds to import: not before the input is checked
+    from vidseg_core.backbone import load_backbone
+    from vidseg_core.pipeline import VidSeg
+
+    vidseg, timings = VidSeg(load_backbone(options.model, options.device), settings), {}
+    with folder as unfinished, _bars(clip.num_frames) as tick:
+        for window in vidseg.stream(clip, mask, names, tick):
+            write_masks(unfinished / "masks", window.start, window.labels)
+            timings = {stage: timings.get(stage, 0.0) + s for stage, s in window.seconds.items()}
+        given = {name: getattr(options, name) for name in ("clip", "frames", "stride", "first_mask", "names")}
+        record = {"input": given, **vidseg.record(timings)}
+        write_run(unfinished, clip, clip.fps, window.scene.names, record, lambda frames: tick("write", frames))
+    print(f"{clip.num_frames} frames in {sum(timings.values()):.0f} s. Look at {target / 'overlay.mp4'}")
+    print("Beside it: masks/, segments.csv, contact_sheet.png, run.json (--settings run.json makes the same masks again).")
+
+
+def models(options: argparse.Namespace) -> None:
+    """List the models of the registry."""
+    for model in MODELS.values():
+        print(f"{model.name:10}  {model.native[1]}x{model.native[0]}  {model.licence:28}  {model.sources[0]}")
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    if options.settings:
+        try:
+            data = json.loads(Path(options.settings).read_text())
+        except (OSError, ValueError) as error:
+            raise InputError(f"{options.settings} cannot be read as settings ({error}): give a run.json") from error
+        base = Settings.from_dict(data.get("settings", data))
+    else:
+        base = Settings.reference(options.model) if options.reference else Settings()
+    context = {"num_clusters": options.clusters, "num_segments": options.segments}
+    top = {"seed": options.seed, "working_size": options.size and _size(options.size)}
+    return replace(
+        base,
+        context=replace(base.context, **{k: v for k, v in context.items() if v is not None}),
+        upsample=replace(base.upsample, **({"strategy": options.strategy} if options.strategy else {})),
+        **{k: v for k, v in top.items() if v is not None},
+    )
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise InputError(f"--size {text!r} is not a size: write WIDTHxHEIGHT, such as 320x240")
+    return int(height), int(width)
+
+
+def _frame_range(text: str) -> tuple[int, int | None]:
+    start, colon, stop = text.partition(":")
+    if not (colon and (start or "0").isdecimal() and (stop or "0").isdecimal()):
+        raise InputError(f"--frames {text!r} is not a range: write START:STOP, such as 0:48 or 100:")
+    return int(start or 0), int(stop) if stop else None
+
+
+@contextmanager
+def _bars(total: int) -> Iterator[Callable[[str, float], None]]:
+    """A progress bar for each stage on a terminal; a line when a tenth more of the clip is done elsewhere."""
+    bars = [
+        tqdm(total=total, desc=f"{stage:9}", unit="frame", position=n, disable=None, file=sys.stderr,
+             bar_format="{desc} {percentage:3.0f}% |{bar}| {n:.0f}/{total} frames, {remaining} left")
+        for n, stage in enumerate(STAGES)
+    ]  # fmt: skip
+    done, said = dict.fromkeys(STAGES, 0.0), 0
+
+    def tick(stage: str, frames: float) -> None:
+        nonlocal said
+        done[stage] += frames
+        bars[STAGES.index(stage)].update(frames)
+        tenths = round(done["upsample"]) * 10 // total
+        if bars[0].disable and tenths > said:
+            said = tenths
+            print(f"segmented {round(done['upsample'])} of {total} frames", file=sys.stderr, flush=True)
+
+    try:
+        yield tick
+    finally:
+        for bar in bars:
+            bar.close()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("vidseg", description="Training-free video segmentation with diffusion models (VidSeg).")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = commands.add_parser("segment", help="segment a clip", description=segment.__doc__)
+    run.set_defaults(run=segment)
+    add = run.add_argument
+    add("clip", metavar="CLIP", help="a video (mp4, webm, mov, avi, gif), a folder of images, or a glob pattern in quotes")
+    add("--out", metavar="DIR", help="where to write (default: outputs/NAME-OF-CLIP)")
+    add("--overwrite", action="store_true", help="replace the result of an earlier run")
+    add(
+        "--model", default="tiny", metavar="NAME", help=f"{', '.join(MODELS)}, or a folder that diffusers saved (default: tiny)"
+    )
+    add("--segments", type=int, metavar="N", help="merge the clusters to N segments (default: as many as clusters)")
+    add("--clusters", type=int, metavar="K", help="clusters of K-means (default: 20)")
+    add("--first-mask", metavar="PNG", help="class numbers of the first frame, 255 = void: the result then has these classes")
+    add("--names", metavar="FILE", help="names of the numbers, a JSON object or a text file with one a line")
+    add("--frames", default="0:", metavar="START:STOP", help="which frames, counted from 0 (default: all)")
+    add("--stride", type=int, default=1, metavar="N", help="take every Nth frame")
+    add("--size", metavar="WxH", help="working size (default: near the model's native one); results have the clip's size")
+    add("--strategy", choices=("direct", "reference"), help="how stage 4 runs (default: the model's)")
+    add("--reference", action="store_true", help="all settings as the paper's code has them, quirks included")
+    add("--settings", metavar="FILE", help="settings from a run.json; options given beside it prevail")
+    add("--seed", type=int, metavar="N", help="the only source of randomness (default: 0)")
+    add("--device", metavar="NAME", help="cuda, mps or cpu (default: the first of these that is there)")
+    commands.add_parser("models", help="list the models", description=models.__doc__).set_defaults(run=models)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

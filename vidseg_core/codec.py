@@ -1,0 +1,116 @@
+"""Between pixels and latents: one small interface, two implementations.
+
+`AutoencoderCodec` wraps the VAE of Stable Diffusion. `BlockDCT` is the fixed linear codec of the embedded model: an orthonormal
+4x4 block DCT of YCbCr (the transform of JPEG, Wallace 1992) that keeps the lowest frequencies, standardised per channel.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+# BT.601 full range, as JPEG uses it: rows are Y, Cb, Cr.
+RGB_TO_YCBCR = torch.tensor([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """What the backbone needs to know of a latent space."""
+
+    factor: int
+    """Pixels per latent cell along one side."""
+    channels: int
+    """Channels of a latent."""
+
+    def encode(self, images: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
+        """RGB in [-1, 1], sides multiples of `factor`, to latents of about unit variance. Deterministic."""
+        ...
+
+    def decode(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
+        """Latents to RGB, nominally in [-1, 1], not clipped."""
+        ...
+
+    def decode_difference(self, a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
+        """decode(a) - decode(b), in float; a linear codec may decode the difference instead."""
+        ...
+
+
+class BlockDCT:
+    """Fixed linear codec: a strided convolution with cosine basis functions, and its exact linear inverse on what was kept.
+
+    `luma` and `chroma` are how many coefficients of Y and of each of Cb, Cr are kept, in `zigzag` order; `mean` and `std`
+    (one per latent channel, in the order Y.. Cb.. Cr..) standardise the latents. Read from `codec.json` beside the UNet.
+    """
+
+    def __init__(self, block: int, luma: int, chroma: int, zigzag: list[list[int]], mean: list[float], std: list[float]):
+        self.factor, self.channels = block, luma + 2 * chroma
+        if not len(mean) == len(std) == self.channels:
+            raise ValueError(f"codec: {self.channels} channels but {len(mean)} means and {len(std)} deviations; fix codec.json")
+        k = torch.arange(block).float()
+        dct = torch.cos((2 * k[None] + 1) * k[:, None] * math.pi / (2 * block)) * math.sqrt(2 / block)
+        dct[0] /= math.sqrt(2)
+        planes = [dct[i][:, None] * dct[j][None] for i, j in zigzag]
+        kept = [(colour, planes[n]) for colour, count in enumerate((luma, chroma, chroma)) for n in range(count)]
+        to_rgb = torch.linalg.inv(RGB_TO_YCBCR)
+        self.analysis = torch.stack([RGB_TO_YCBCR[c][:, None, None] * plane for c, plane in kept])
+        self.synthesis = torch.stack([to_rgb[:, c][:, None, None] * plane for c, plane in kept])
+        self.mean, self.std = (torch.tensor(v).view(-1, 1, 1) for v in (mean, std))
+
+    @classmethod
+    def load(cls, path: Path) -> "BlockDCT":
+        """Read `codec.json`. Raises ValueError if it describes another kind of codec."""
+        spec = json.loads(Path(path).read_text())
+        if spec.get("type") != "block_dct":
+            raise ValueError(f"{path}: codec type {spec.get('type')!r} is unknown; this version reads 'block_dct'")
+        return cls(spec["block_size"], spec["luma_coefficients"], spec["chroma_coefficients"], spec["zigzag"],
+                   spec["mean"], spec["std"])  # fmt: skip
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "BlockDCT":
+        """Move the (tiny) tables; returns self, as torch modules do."""
+        for name in ("analysis", "synthesis", "mean", "std"):
+            setattr(self, name, getattr(self, name).to(device, dtype))
+        return self
+
+    def encode(self, images: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
+        """See `Codec.encode`."""
+        return (F.conv2d(images.to(self.analysis), self.analysis, stride=self.factor) - self.mean) / self.std
+
+    def decode(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
+        """See `Codec.decode`."""
+        return F.conv_transpose2d(latents.to(self.mean) * self.std + self.mean, self.synthesis, stride=self.factor)
+
+    def decode_difference(self, a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
+        """See `Codec.decode_difference`. Linear: one decode, and the mean cancels."""
+        return F.conv_transpose2d((a - b).to(self.std) * self.std, self.synthesis, stride=self.factor)
+
+
+class AutoencoderCodec:
+    """Stable Diffusion's VAE: diffusers' `AutoencoderKL`, its posterior mean, and its scaling factor.
+
+    The decoder runs one image at a time: it is the largest consumer of memory, and results then do not depend on the chunk.
+    """
+
+    def __init__(self, vae: torch.nn.Module):
+        self.vae = vae
+        self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.channels = vae.config.latent_channels
+        self.scale = vae.config.scaling_factor
+
+    def encode(self, images: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
+        """See `Codec.encode`. The mean of the posterior, not a sample: the only noise is the one that is asked for."""
+        images = images.to(self.vae.device, self.vae.dtype)
+        return torch.cat([self.vae.encode(i[None]).latent_dist.mode() for i in images]) * self.scale
+
+    def decode(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
+        """See `Codec.decode`."""
+        latents = latents.to(self.vae.device, self.vae.dtype) / self.scale
+        return torch.cat([self.vae.decode(z[None]).sample for z in latents])
+
+    def decode_difference(self, a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
+        """See `Codec.decode_difference`."""
+        return self.decode(a).float() - self.decode(b).float()

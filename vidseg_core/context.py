@@ -1,0 +1,180 @@
+"""Stage 2: the scene context model.
+
+K-means on the first window says what the scene consists of; a k-NN classifier over remembered tokens, the *scene context*,
+then labels every frame, and after each window the context becomes that window, so that it follows a changing scene (VidSeg,
+section 3.2). Clusters get class names from the mask of the first frame (the paper's protocol) or stay anonymous segments.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vidseg_core.errors import InputError
+from vidseg_core.settings import ContextSettings
+
+VOID = 255
+"""Label of pixels that belong to no class."""
+ROWS = 2048
+"""Tokens compared at once by k-NN; bounds the distance matrix."""
+TOLERANCE = 1e-4
+"""K-means stops when the centroids move less than this times the mean variance of the channels, as scikit-learn's does."""
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """K-means' result: `centroids` [K, d], `sizes` [K] tokens, `labels` [n] of the tokens, `inertia` the sum of squares."""
+
+    centroids: Float[Tensor, "K d"]
+    sizes: Int[Tensor, "K"]
+    labels: Int[Tensor, "n"]
+    inertia: float
+
+
+def kmeans(tokens: Float[Tensor, "n d"], settings: ContextSettings, seed: int = 0) -> Clusters:
+    """K-means (Lloyd 1982) from greedy k-means++ starts (Arthur & Vassilvitskii 2007), the best of `restarts` by inertia.
+
+    Deterministic by seed on one kind of device. Raises InputError if there are fewer tokens than clusters.
+    """
+    if len(tokens) < settings.num_clusters:
+        raise InputError(
+            f"{settings.num_clusters} clusters cannot be made of {len(tokens)} tokens; ask for fewer clusters, "
+            "or give more or larger frames"
+        )
+    generator, best = torch.Generator().manual_seed(seed), None
+    for _ in range(settings.restarts):
+        start = _plus_plus(tokens, settings.num_clusters, generator)
+        found = lloyd(tokens, start, settings.max_iterations)
+        if best is None or found.inertia < best.inertia:
+            best = found
+    return best
+
+
+def lloyd(tokens: Float[Tensor, "n d"], centroids: Float[Tensor, "K d"], max_iterations: int) -> Clusters:
+    """Assign and average until the centroids rest; a cluster that empties restarts at the worst-fitted token."""
+    enough = TOLERANCE * tokens.var(0).mean()
+    for _ in range(max_iterations):
+        distance, labels = _squared(tokens, centroids).min(1)
+        # a product with one-hot rows, not index_add: the latter sums in random order on a GPU
+        members = torch.nn.functional.one_hot(labels, len(centroids)).to(tokens.dtype)
+        sizes = members.sum(0)
+        before, centroids = centroids, members.T @ tokens / sizes.clamp(min=1)[:, None]
+        empty = (sizes == 0).nonzero()[:, 0]
+        centroids[empty] = tokens[distance.topk(len(empty)).indices]
+        if (centroids - before).square().sum() <= enough:
+            break
+    distance, labels = _squared(tokens, centroids).min(1)
+    return Clusters(centroids, torch.bincount(labels, minlength=len(centroids)), labels, float(distance.double().sum()))
+
+
+def _plus_plus(tokens: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Starting centroids far apart: each drawn with probability proportional to the squared distance to those before it,
+    the best of 2 + ln(K) draws, as scikit-learn does."""
+    trials = 2 + int(np.log(count))
+    chosen = [int(torch.randint(len(tokens), (1,), generator=generator))]
+    distance = _squared(tokens, tokens[chosen])[:, 0]
+    while len(chosen) < count:
+        total = torch.cumsum(distance.double(), 0)
+        draws = torch.rand(trials, generator=generator, dtype=torch.float64).to(total.device) * total[-1]
+        candidates = torch.searchsorted(total, draws).clamp(max=len(tokens) - 1)
+        shrunk = torch.minimum(distance[:, None], _squared(tokens, tokens[candidates]))
+        best = int(shrunk.sum(0).argmin())
+        chosen.append(int(candidates[best]))
+        distance = shrunk[:, best]
+    return tokens[chosen].clone()
+
+
+def _squared(a: Tensor, b: Tensor) -> Tensor:
+    return ((a * a).sum(-1)[:, None] - 2 * a @ b.T + (b * b).sum(-1)[None]).clamp(min=0)
+
+
+def nearest_references(
+    tokens: Float[Tensor, "n d"], references: Float[Tensor, "m d"], count: int
+) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
+    """Squared Euclidean distances and indices of the `count` nearest references (all, if there are fewer), nearest first."""
+    parts = [_squared(rows, references).topk(min(count, len(references)), largest=False) for rows in tokens.split(ROWS)]
+    return torch.cat([p.values for p in parts]), torch.cat([p.indices for p in parts])
+
+
+class SceneContext:
+    """The remembered tokens [m, d] and their labels [m]: a k-NN classifier (Cover & Hart 1967) that is replaced as it goes."""
+
+    def __init__(self, settings: ContextSettings, seed: int = 0):
+        self.settings, self.seed = settings, seed
+        self.tokens: Tensor | None = None
+        self.labels: Tensor | None = None
+
+    def update(self, features: Float[Tensor, "f h w d"], labels: Int[Tensor, "f h w"]) -> None:
+        """The context becomes these tokens; above `max_context` of them, a draw in proportion to each label's share."""
+        tokens, labels = features.flatten(0, 2), labels.flatten()
+        limit = self.settings.max_context
+        if limit is not None and len(tokens) > limit:
+            kept = stratified_draw(labels, limit, self.settings.neighbours, self.seed)
+            tokens, labels = tokens[kept], labels[kept]
+        self.tokens, self.labels = tokens, labels
+
+    def predict(self, features: Float[Tensor, "f h w d"]) -> Int[Tensor, "f h w"]:
+        """Majority label of the k nearest remembered tokens; of equal counts the smallest label, as scikit-learn does."""
+        values, index = torch.unique(self.labels, return_inverse=True)
+        _, nearest = nearest_references(features.flatten(0, 2), self.tokens, self.settings.neighbours)
+        votes = torch.nn.functional.one_hot(index[nearest], len(values)).sum(1)
+        return values[votes.argmax(1)].reshape(features.shape[:3])
+
+
+def stratified_draw(labels: Int[Tensor, "n"], count: int, least: int, seed: int) -> Int[Tensor, "m"]:
+    """Indices of `count` tokens, each label in proportion to its size but with at least `least` (or all) of its tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(labels), generator=generator).to(labels.device)
+    order = order[labels[order].sort(stable=True).indices]  # grouped by label, shuffled within
+    _, sizes = torch.unique_consecutive(labels[order], return_counts=True)
+    rank = torch.cat([torch.arange(int(n), device=labels.device) for n in sizes])
+    priority = (rank + 0.5) / sizes.repeat_interleave(sizes)
+    priority[rank < least] = 0
+    return order[priority.sort(stable=True).indices[:count]].sort().values
+
+
+def name_clusters(labels: Int[Tensor, "h w"], mask: Int[np.ndarray, "H W"], num_clusters: int) -> Int[Tensor, "K"]:
+    """Class of each cluster: the majority of the first frame's mask under its cells (the paper's protocol).
+
+    Void pixels (255) do not vote; a cluster that lies on void alone, or is not in the first frame, is void.
+    """
+    rows, columns = (torch.arange(n) * cells // n for n, cells in zip(mask.shape, labels.shape, strict=True))
+    clusters = labels.cpu()[rows][:, columns].numpy().ravel()
+    votes = np.bincount(clusters * 256 + mask.ravel(), minlength=num_clusters * 256).reshape(num_clusters, 256)
+    votes[:, VOID] = 0
+    classes = np.where(votes.any(1), votes.argmax(1), VOID)
+    return torch.from_numpy(classes).to(labels.device)
+
+
+def merge_order(clusters: Clusters) -> Int[np.ndarray, "merges 2"]:
+    """Ward's agglomeration (1963) of the clusters, each centroid weighing as many tokens as it has: rows (kept, absorbed),
+    cheapest merge first; the larger side keeps its number.
+
+    SciPy's `ward` counts every row once, so it can't weigh centroids, and on the tokens themselves it needs n^2 memory.
+    """
+    centre, size = clusters.centroids.double().cpu().numpy(), clusters.sizes.double().cpu().numpy()
+    alive, order = np.arange(len(size)), []
+    while len(alive) > 1:
+        c, s = centre[alive], size[alive]
+        weight = s[:, None] * s / np.maximum(s[:, None] + s, 1)
+        cost = weight * np.square(c[:, None] - c).sum(-1)
+        cost[np.tril_indices(len(alive))] = np.inf
+        pair = alive[list(np.unravel_index(cost.argmin(), cost.shape))]
+        absorbed, kept = sorted(pair, key=lambda k: (size[k], -k))
+        total = size[kept] + size[absorbed]
+        centre[kept] = (size[kept] * centre[kept] + size[absorbed] * centre[absorbed]) / max(total, 1)
+        size[kept] = total
+        alive = alive[alive != absorbed]
+        order.append((kept, absorbed))
+    return np.array(order, dtype=int).reshape(-1, 2)
+
+
+def cut_merges(order: Int[np.ndarray, "merges 2"], num_segments: int | None) -> Int[np.ndarray, "K"]:
+    """Segment of each cluster when `num_segments` are left; cuts are nested, and a segment that a coarser cut does not
+    touch keeps its number, and so its colour. None: no merging."""
+    segment = np.arange(len(order) + 1)
+    for kept, absorbed in order[: max(0, len(segment) - num_segments)] if num_segments else ():
+        segment[segment == absorbed] = kept
+    return segment

@@ -1,0 +1,147 @@
+"""Stage 3: correspondences let frames vote.
+
+A cell is followed from frame to frame by cosine similarity of its features; the labels that the cell has along its track
+vote, and the winner is written back (VidSeg, section 3.3, after DIFT, Tang et al. 2023). Where a hop leads depends on the
+cell alone, so all hops are computed at once and tracks are chains of look-ups.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from vidseg_core.settings import RefineSettings
+
+ROWS = 1024
+"""Cells compared with a frame at once; bounds the similarity matrix."""
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """`cells` [t, f]: the cell y * w + x of each track in each frame, -1 where it is not; `similarity` [t, f]: the weakest
+    hop (cosine, 1 at the start) that led there; `grid` = (h, w)."""
+
+    cells: Int[Tensor, "t f"]
+    similarity: Float[Tensor, "t f"]
+    grid: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Refined:
+    """`labels` [f, h, w] after the vote, `confidence` [f, h, w] in (0, 1]: the winner's share of its track's votes."""
+
+    labels: Int[Tensor, "f h w"]
+    confidence: Float[Tensor, "f h w"]
+    tracks: Tracks
+
+
+def refine(match: Float[Tensor, "f h w e"], coarse: Int[Tensor, "f h w"], settings: RefineSettings) -> Refined:
+    """Let the labels along each track vote. `method="none"` returns the coarse labels with one-cell tracks."""
+    if settings.method == "none":
+        cells = torch.full((0, len(coarse)), -1, device=coarse.device)
+        tracks = Tracks(cells, cells.float(), tuple(coarse.shape[1:]))
+    else:
+        tracks = find_tracks(match, settings)
+    labels, confidence = vote(tracks, coarse, settings)
+    return Refined(labels, confidence, tracks)
+
+
+def find_hops(match: Float[Tensor, "f h w e"], anchor: str) -> tuple[Int[Tensor, "g n"], Float[Tensor, "g n"]]:
+    """For each frame q but the last and each of its n = h * w cells: the most similar cell of frame q + 1, and its cosine.
+
+    anchor="frame0" (FIELD) maximises q/(q+1) cos(source, frame q+1) + 1/(q+1) cos(source, frame 0) over cells instead.
+    """
+    unit = torch.nn.functional.normalize(match.flatten(1, 2), dim=-1)
+    cells, cosines = [], []
+    for q in range(len(unit) - 1):
+        for rows in unit[q].split(ROWS):
+            cosine = rows @ unit[q + 1].T
+            score = cosine if anchor == "none" else q / (q + 1) * cosine + rows @ unit[0].T / (q + 1)
+            best = score.argmax(1)
+            cells.append(best)
+            cosines.append(cosine.gather(1, best[:, None])[:, 0])
+    shape = (len(unit) - 1, unit.shape[1])
+    if not cells:
+        return torch.zeros(shape, dtype=torch.long, device=match.device), torch.zeros(shape, device=match.device)
+    return torch.cat(cells).reshape(shape), torch.cat(cosines).reshape(shape)
+
+
+def allowed_hops(hops: Int[Tensor, "g n"], width: int, settings: RefineSettings) -> Bool[Tensor, "g n"]:
+    """Which hops move at most `max_jump` cells along each axis; "signed" forgets the absolute value, as the paper's code."""
+    here = torch.arange(hops.shape[1], device=hops.device)
+    moves = torch.stack([hops // width - here // width, hops % width - here % width])
+    moves = moves.abs() if settings.jump == "absolute" else moves
+    return (moves <= settings.max_jump).all(0)
+
+
+def find_tracks(match: Float[Tensor, "f h w e"], settings: RefineSettings) -> Tracks:
+    """Chains of hops through the window, from every cell of frame 0 and, with start="uncovered", from each later cell
+    that no track reaches; a hop that is not allowed ends its track ("cut") or removes it altogether ("drop")."""
+    f, h, w, _ = match.shape
+    hops, cosines = find_hops(match, settings.anchor)
+    allowed = allowed_hops(hops, w, settings)
+    cell = torch.arange(h * w, device=match.device)
+    weakest = torch.ones(h * w, device=match.device)
+    dropped = torch.zeros(h * w, dtype=torch.bool, device=match.device)
+    columns, strengths = [cell], [weakest]
+    for q in range(f - 1):
+        alive, here = cell >= 0, cell.clamp(min=0)
+        stays = alive if settings.on_jump == "drop" else alive & allowed[q][here]
+        dropped |= alive & ~allowed[q][here]
+        cell = torch.where(stays, hops[q][here], -1)
+        weakest = torch.minimum(weakest, cosines[q][here])
+        if settings.start == "uncovered":
+            reached = torch.zeros(h * w + 1, dtype=torch.bool, device=match.device)
+            reached[cell] = True  # index -1 lands on the spare last entry
+            new = (~reached[:-1]).nonzero()[:, 0]
+            cell, weakest = torch.cat([cell, new]), torch.cat([weakest, torch.ones_like(new, dtype=weakest.dtype)])
+            dropped = torch.cat([dropped, torch.zeros_like(new, dtype=torch.bool)])
+        columns.append(cell)
+        strengths.append(weakest)
+    kept = ~dropped if settings.on_jump == "drop" else torch.ones_like(dropped)
+    return Tracks(_columns(columns, -1)[kept], _columns(strengths, 0.0)[kept], (h, w))
+
+
+def _columns(columns: list[Tensor], missing: float) -> Tensor:
+    """Columns of growing length as one matrix; the rows that begin later are filled with `missing`."""
+    rows = len(columns[-1])
+    return torch.stack([torch.nn.functional.pad(c, (0, rows - len(c)), value=missing) for c in columns], dim=1)
+
+
+def vote(
+    tracks: Tracks, coarse: Int[Tensor, "f h w"], settings: RefineSettings
+) -> tuple[Int[Tensor, "f h w"], Float[Tensor, "f h w"]]:
+    """Each track writes its most common label (of equal counts the smallest) on the cells it visits; cells without a track
+    keep their label, with confidence 1. Two tracks on one cell: settings.collision decides."""
+    f, h, w = coarse.shape
+    labels, confidence = coarse.flatten().clone(), torch.ones(f * h * w, device=coarse.device)
+    visited = tracks.cells >= 0
+    if not visited.any():
+        return coarse.clone(), confidence.reshape(f, h, w)
+    values, index = torch.unique(coarse, return_inverse=True)
+    place = tracks.cells + torch.arange(f, device=coarse.device) * h * w
+    seen = index.flatten()[place.clamp(min=0)]
+    counts = torch.zeros(len(seen), len(values), dtype=torch.long, device=coarse.device)
+    counts.scatter_add_(1, seen, visited.long())
+    most, winner = counts.max(1)
+    owner = _owners(tracks, place, visited, f * h * w, settings.collision)
+    owned = owner >= 0
+    labels[owned] = values[winner[owner[owned]]]
+    confidence[owned] = (most / visited.sum(1))[owner[owned]]
+    return labels.reshape(f, h, w), confidence.reshape(f, h, w)
+
+
+def _owners(tracks: Tracks, place: Tensor, visited: Tensor, cells: int, collision: str) -> Int[Tensor, "cells"]:
+    """The track that may write on each cell of the window, -1 for none. Later in `order` beats earlier."""
+    number = torch.arange(len(place), device=place.device)[:, None].expand_as(place)[visited]
+    order = number
+    if collision == "similarity":
+        by_strength = tracks.similarity[visited].sort(stable=True).indices
+        order = torch.empty_like(number)
+        order[by_strength] = torch.arange(len(number), device=place.device)
+    owner = torch.full((cells,), -1, device=place.device)
+    owner.scatter_reduce_(0, place[visited], order, "amax")
+    if collision == "last":
+        return owner
+    return torch.where(owner >= 0, number[by_strength[owner.clamp(min=0)]], -1)

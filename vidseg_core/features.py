@@ -1,0 +1,119 @@
+"""Stage 1: what a diffusion UNet sees in a frame.
+
+The queries of spatial self-attention in the middle of the UNet's decoder, read while it denoises the frame itself at a low
+noise level, describe what each cell belongs to (VidSeg, section 3.1; the choice of layer follows the paper's code).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from vidseg_core.backbone import Backbone
+from vidseg_core.settings import Settings
+
+QUERY = ".transformer_blocks.0.attn1.to_q"
+
+
+@dataclass(frozen=True)
+class Features:
+    """`context` [f, h, w, d] feeds the scene context model, `match` [f, h, w, e] the correspondences. Float32."""
+
+    context: Float[Tensor, "f h w d"]
+    match: Float[Tensor, "f h w e"]
+
+
+def extract_features(
+    backbone: Backbone,
+    images: Float[Tensor, "f 3 H W"],
+    settings: Settings,
+    progress: Callable[[float], None] = lambda frames: None,
+) -> Features:
+    """Queries of the feature blocks for RGB frames in [-1, 1] at the working size (multiples of `backbone.multiple`).
+
+    `settings` must be resolved. Frames pass in chunks; `progress` is told how many frames each chunk finished.
+    """
+    s, parts = settings.features, []
+    for chunk, noises in _chunks(backbone, images, settings):
+        queries = [_queries(backbone, chunk, noise, settings) for noise in noises]
+        parts.append([sum(q[part] for q in queries) / len(queries) for part in range(2)])
+        progress(len(chunk))
+    context, match = (torch.cat(maps) for maps in zip(*parts, strict=True))
+    context = normalise(context, s.normalise)
+    return Features(append_position(context, s.position), normalise(match, s.normalise))
+
+
+def normalise(features: Float[Tensor, "*n d"], how: str) -> Float[Tensor, "*n d"]:
+    """Divide each token by its largest magnitude ("max", the paper's) or its Euclidean norm ("l2")."""
+    order = float("inf") if how == "max" else 2
+    return features / torch.linalg.vector_norm(features, order, dim=-1, keepdim=True).clamp(min=1e-12)
+
+
+def append_position(features: Float[Tensor, "f h w d"], weight: float) -> Float[Tensor, "f h w e"]:
+    """Two more channels, weight * (y, x) with y, x in [-1, 1]; unchanged if the weight is 0."""
+    if not weight:
+        return features
+    f, h, w, _ = features.shape
+    y, x = (
+        torch.linspace(-1, 1, n, device=features.device) if n > 1 else torch.zeros(1, device=features.device) for n in (h, w)
+    )
+    grid = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1)
+    return torch.cat([features, weight * grid.expand(f, -1, -1, -1)], dim=-1)
+
+
+def _chunks(backbone: Backbone, images: Tensor, settings: Settings):
+    """Latents and their noises, a chunk of frames at a time; the draw does not depend on the size of a chunk."""
+    s = settings.features
+    if s.padding:
+        images = F.pad(images, (s.padding,) * 4, mode="reflect")
+    latents = torch.cat([backbone.encode(c) for c in images.split(s.chunk)])
+    shared = s.noise == "shared"
+    noises = [backbone.noise(latents, settings.seed + n, shared).expand_as(latents) for n in range(s.ensemble)]
+    for start in range(0, len(latents), s.chunk):
+        part = slice(start, start + s.chunk)
+        yield latents[part], [noise[part] for noise in noises]
+
+
+def _queries(backbone: Backbone, latents: Tensor, noise: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
+    """Context and match queries [f, h, w, d] of one noising of the frames, border cropped, not normalised."""
+    s = settings.features
+    paths = tuple(block + QUERY for block in dict.fromkeys(s.blocks + s.match_blocks))
+    with backbone.tap(paths) as taps:
+        if s.schedule == "direct":
+            backbone.denoise(latents + backbone.sigma(s.timestep) * noise, s.timestep)
+        else:
+            guided_descent(backbone, latents, noise, settings)
+    grid = {path: _grid(taps[path][-len(latents) :], latents, s.padding // backbone.codec.factor) for path in paths}
+    return tuple(_combine([grid[block + QUERY] for block in blocks], s.combine) for blocks in (s.blocks, s.match_blocks))
+
+
+def _grid(tokens: Tensor, latents: Tensor, border: int) -> Tensor:
+    """[f, n, d] tokens as a map [f, h, w, d], without the cells that lie over the padding (`border` in latent cells)."""
+    height, width = latents.shape[-2:]
+    stride = round((height * width / tokens.shape[1]) ** 0.5)
+    cells = tokens.unflatten(1, (height // stride, width // stride)).float()
+    cut = border // stride
+    return cells[:, cut : cells.shape[1] - cut, cut : cells.shape[2] - cut]
+
+
+def _combine(maps: list[Tensor], how: str) -> Tensor:
+    return torch.cat(maps, dim=-1) if how == "concat" else torch.stack(maps).mean(0)
+
+
+def guided_descent(backbone: Backbone, latents: Tensor, noise: Tensor, settings: Settings) -> Tensor:
+    """The paper's schedule (FIELD): noise at step `start_step`, Euler steps with guidance to the end; the last pass is
+    the one whose activations remain tapped. Returns the final latents."""
+    s = settings.upsample
+    timesteps, sigmas = backbone.schedule(s.steps)
+    x = latents + sigmas[s.start_step] * noise
+    for step in range(s.start_step, s.steps):
+        x = euler_step(x, backbone.denoise(x, timesteps[step], s.guidance), sigmas[step], sigmas[step + 1])
+    return x
+
+
+def euler_step(x: Tensor, clean: Tensor, sigma: float, next_sigma: float) -> Tensor:
+    """From noise level sigma to the next along dx/dsigma = (x - clean) / sigma (Karras et al. 2022, algorithm 1)."""
+    return x + (x - clean) / sigma * (next_sigma - sigma)

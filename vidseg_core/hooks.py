@@ -1,0 +1,110 @@
+"""Looking into a network and reaching into it, without touching its code.
+
+Four context managers over torch's forward hooks: `tapped` reads outputs, `edited` changes them, `recorded` keeps everything a
+pass computed up to a module, and `replayed` lets a later pass start from there. None of them knows which network it holds.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+
+@contextmanager
+def tapped(network: nn.Module, paths: tuple[str, ...]) -> Iterator[dict[str, Tensor]]:
+    """Within the block, the latest output of each module in `paths` stands in the dict that is yielded."""
+    outputs: dict[str, Tensor] = {}
+    with ExitStack() as stack:
+        for path in paths:
+
+            def keep(module: nn.Module, args: Any, output: Any, path: str = path) -> None:
+                outputs[path] = output
+
+            stack.callback(network.get_submodule(path).register_forward_hook(keep).remove)
+        yield outputs
+
+
+@contextmanager
+def edited(network: nn.Module, edits: dict[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    """Within the block, the output of each module in `edits` is replaced by its function of it."""
+    with ExitStack() as stack:
+        for path, edit in edits.items():
+
+            def change(module: nn.Module, args: Any, output: Tensor, edit: Callable[[Tensor], Tensor] = edit) -> Tensor:
+                return edit(output)
+
+            stack.callback(network.get_submodule(path).register_forward_hook(change).remove)
+        yield
+
+
+TWICE = object()
+"""In the place of an output: this module ran more than once, and its parent has not finished yet."""
+
+
+@dataclass
+class Recording:
+    """Outputs of the largest modules that had finished when module `until` did: all that the rest of a pass needs."""
+
+    until: str
+    outputs: dict[str, Any] = field(default_factory=dict)
+
+
+@contextmanager
+def recorded(network: nn.Module, until: str) -> Iterator[Recording]:
+    """Record one forward pass of `network` up to and including the module at path `until`.
+
+    Only the outermost finished modules are kept: once a block is done, its parts are forgotten. Raises RuntimeError if
+    one of the modules that are kept runs twice in the pass, since a replay could not tell the two apart.
+    """
+    record, done = Recording(until), False
+    with ExitStack() as stack:
+        for path, module in network.named_modules():
+            if not path:
+                continue
+
+            def keep(module: nn.Module, args: Any, output: Any, path: str = path) -> None:
+                nonlocal done
+                if done:
+                    return
+                for part in [p for p in record.outputs if p.startswith(path + ".")]:
+                    del record.outputs[part]
+                record.outputs[path] = TWICE if path in record.outputs else output
+                done = path == until
+
+            stack.callback(module.register_forward_hook(keep).remove)
+        yield record
+    if twice := [path for path, output in record.outputs.items() if output is TWICE]:
+        raise RuntimeError(f"{twice[0]} runs twice before {until}; its replay would be ambiguous")
+
+
+@contextmanager
+def replayed(network: nn.Module, record: Recording, rows: Tensor) -> Iterator[None]:
+    """Within the block, every recorded module returns what it returned then, at the batch rows that `rows` [n] selects.
+
+    The pass inside the block must have batch size n. Modules are restored on leaving, whatever happens.
+    """
+    with ExitStack() as stack:
+        for path, output in record.outputs.items():
+            module = network.get_submodule(path)
+            stack.callback(_restore, module, module.__dict__.get("forward"))
+            module.forward = _constant(_rows(output, rows))
+        yield
+
+
+def _restore(module: nn.Module, forward: Callable | None) -> None:
+    if forward is None:
+        del module.forward
+    else:  # something else, such as an offloading hook, had replaced it before us
+        module.forward = forward
+
+
+def _constant(value: Any) -> Callable:
+    return lambda *args, **kwargs: value
+
+
+def _rows(value: Any, rows: Tensor) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_rows(v, rows) for v in value)
+    return value.index_select(0, rows.to(value.device)) if isinstance(value, Tensor) else value

@@ -1,0 +1,307 @@
+"""The four stages, window after window: the only place that runs all of it."""
+
+import platform
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib.metadata import version
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Integer, UInt8
+from torch import Tensor
+
+from vidseg_core.backbone import Backbone
+from vidseg_core.context import VOID, SceneContext, cut_merges, kmeans, merge_order, name_clusters
+from vidseg_core.correspondence import Tracks, refine
+from vidseg_core.errors import InputError
+from vidseg_core.features import Features, extract_features
+from vidseg_core.settings import Settings
+from vidseg_core.upsample import upsample
+
+Maps = Integer[np.ndarray, "f h w"]
+Progress = Callable[[str, float], None]
+"""Told (stage, frames finished since the last call); stages are "features", "context", "refine", "upsample"."""
+Names = Mapping[int, str] | Sequence[str]
+KEPT = ("features", "tracks")
+"""The large intermediates: memory per frame is that of its features, tens of megabytes with Stable Diffusion."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What the first window settles for the whole clip. `segment` [256]: the number that stands in the results for each number
+    that `context` predicts (clusters or classes; void stays void); `names` of those numbers; `merges`: the order in which
+    clusters merge, in label-free runs."""
+
+    context: SceneContext
+    segment: Integer[np.ndarray, "256"]
+    names: dict[int, str]
+    merges: Integer[np.ndarray, "merges 2"] | None
+
+
+@dataclass(frozen=True)
+class WindowResult:
+    """What one window of n frames gave; `start` is its first frame's number. Label maps hold segment or class numbers,
+    255 for void: `coarse`, `refined` [n, h, w] in cells, `labels` [n, H, W] in the frames' own pixels. `clusters` are
+    (coarse, refined) before clusters were merged into segments."""
+
+    start: int
+    frames: UInt8[np.ndarray, "n H W 3"] = field(repr=False)
+    features: Features | None = field(repr=False)
+    coarse: Maps = field(repr=False)
+    tracks: Tracks | None = field(repr=False)
+    refined: Maps = field(repr=False)
+    confidence: Float[np.ndarray, "n h w"] = field(repr=False)
+    labels: Maps = field(repr=False)
+    clusters: tuple[Maps, Maps] = field(repr=False)
+    scene: "Scene" = field(repr=False)
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A whole clip's result. Maps as in `WindowResult`, over all f frames; `features` (joined) and `tracks` (one a window,
+    cells counted within it) are None unless kept; `timings` is in seconds per stage; `record` is what run.json holds."""
+
+    frames: UInt8[np.ndarray, "f H W 3"] = field(repr=False)
+    features: Features | None = field(repr=False)
+    coarse: Maps = field(repr=False)
+    tracks: list[Tracks] | None = field(repr=False)
+    refined: Maps = field(repr=False)
+    confidence: Float[np.ndarray, "f h w"] = field(repr=False)
+    labels: Maps = field(repr=False)
+    clusters: tuple[Maps, Maps] = field(repr=False)
+    scene: Scene = field(repr=False)
+    timings: dict[str, float]
+    record: dict[str, Any] = field(repr=False)
+
+    @property
+    def names(self) -> dict[int, str]:
+        """What each number in `labels` is called."""
+        return self.scene.names
+
+    def at(self, num_segments: int | None) -> tuple[Maps, Maps]:
+        """(coarse, refined) of a label-free run with its clusters merged to `num_segments`: look-ups, nothing is recomputed."""
+        if self.scene.merges is None:
+            raise InputError("this run has the classes of its mask; only a label-free run can change its number of segments")
+        segment = _lookup(cut_merges(self.scene.merges, num_segments))
+        return segment[self.clusters[0]], segment[self.clusters[1]]
+
+    def save(self, folder: str | Path, fps: float = 25.0, overwrite: bool = False) -> Path:
+        """Masks, overlay, table, contact sheet and run.json into `folder`, which must not exist unless `overwrite`."""
+        from vidseg_core.results import RunFolder, write_masks, write_run
+
+        with RunFolder(folder, overwrite) as unfinished:
+            write_masks(unfinished / "masks", 0, self.labels)
+            write_run(unfinished, self.frames, fps, self.names, self.record)
+        return Path(folder)
+
+
+class VidSeg:
+    """Segment clips with a backbone: `VidSeg(load_backbone("tiny"))(frames).labels`.
+
+    Settings that are None are filled from the model's registry entry; `self.settings` is what is used.
+    """
+
+    def __init__(self, backbone: Backbone, settings: Settings | None = None):
+        self.backbone = backbone
+        self.settings = (settings or Settings()).resolve(backbone.model)
+        size, multiple = self.settings.working_size, backbone.multiple
+        if size is not None and any(side < multiple or side % multiple for side in size):
+            near = tuple(max(1, round(side / multiple)) * multiple for side in size)
+            raise InputError(
+                f"working size {size} does not suit {backbone.model.name}: it takes multiples of {multiple}, such as {near}"
+            )
+
+    def __call__(
+        self,
+        frames: UInt8[np.ndarray, "f H W 3"],
+        first_mask: Integer[np.ndarray, "H W"] | None = None,
+        names: Names | None = None,
+        keep: Collection[str] = KEPT,
+        progress: Progress | None = None,
+    ) -> Segmentation:
+        """Segment a clip that is in memory.
+
+        `first_mask`: class numbers of frame 0 (255 = void); `labels` then holds its classes (the paper's protocol).
+        Without it the segments are anonymous. `names`: what to call the numbers; label-free segments of equal name become
+        one. `keep`: which of "features" and "tracks" the result holds. Raises InputError for what can't be segmented.
+        """
+        results = []
+        for r in self.stream(frames, first_mask, names, progress):
+            dropped = {name: None for name in KEPT if name not in keep}
+            results.append(replace(r, frames=frames[:0], **dropped))
+        joined = {k: np.concatenate([getattr(r, k) for r in results]) for k in ("coarse", "refined", "confidence", "labels")}
+        features = None
+        if "features" in keep:
+            features = Features(*(torch.cat([getattr(r.features, part) for r in results]) for part in ("context", "match")))
+        scene, timings = results[0].scene, {stage: sum(r.seconds[stage] for r in results) for stage in results[0].seconds}
+        return Segmentation(
+            frames=frames, features=features, tracks=[r.tracks for r in results] if "tracks" in keep else None, **joined,
+            clusters=tuple(np.concatenate([r.clusters[i] for r in results]) for i in range(2)),
+            scene=scene, timings=timings, record=self.record(timings),
+        )  # fmt: skip
+
+    def stream(
+        self,
+        frames: Iterable[UInt8[np.ndarray, "H W 3"]],
+        first_mask: Integer[np.ndarray, "H W"] | None = None,
+        names: Names | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[WindowResult]:
+        """Window after window in bounded memory; arguments as for calling. Frames may come from any iterable of equal
+        uint8 images, such as a `Clip`. The first window is checked before the first result is asked for."""
+        windows = _windows(frames, self.settings.window)
+        first = next(windows, None)
+        if first is None:
+            raise InputError("there are no frames; give at least one")
+        if first_mask is not None:
+            first_mask = check_mask(first_mask, first.shape[1:3], self.settings)
+        names = None if names is None else dict(names if isinstance(names, Mapping) else enumerate(names))
+        return self._run(chain([first], windows), first_mask, names, progress or (lambda stage, frames: None))
+
+    def resegment(self, result: Segmentation, num_segments: int | None, progress: Progress | None = None) -> Segmentation:
+        """A label-free result with another number of segments: only stage 4 runs again."""
+        coarse, refined = result.at(num_segments)
+        settings = replace(self.settings, context=replace(self.settings.context, num_segments=num_segments))
+        started, tick, labels = time.perf_counter(), progress or (lambda stage, frames: None), []
+        for start in range(0, len(refined), settings.window):
+            part = slice(start, start + settings.window)
+            labels.append(self._upsample(result.frames[part], refined[part], tick))
+        scene = replace(result.scene, segment=_lookup(cut_merges(result.scene.merges, num_segments)),
+                        names={int(n): f"segment {n}" for n in np.unique(refined)} | {VOID: "void"})  # fmt: skip
+        timings = {**result.timings, "upsample": time.perf_counter() - started}
+        return replace(result, coarse=coarse, refined=refined, labels=np.concatenate(labels), scene=scene, timings=timings,
+                       record={**self.record(timings), "settings": settings.to_dict()})  # fmt: skip
+
+    def record(self, timings: dict[str, float]) -> dict[str, Any]:
+        """What it takes to make the same labels again, bit for bit, on the same machine."""
+        packages = ("vidseg-workbook", "torch", "diffusers", "numpy", "av")
+        return {
+            "settings": self.settings.to_dict(), "model": self.backbone.model.name, "device": str(self.backbone.device),
+            "dtype": str(self.backbone.unet.dtype).removeprefix("torch."), "threads": torch.get_num_threads(),
+            "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
+            "seconds": {stage: round(t, 3) for stage, t in timings.items()},
+        }  # fmt: skip
+
+    def _run(self, windows: Iterator[np.ndarray], first_mask, names, progress: Progress) -> Iterator[WindowResult]:
+        s, scene, start = self.settings, None, 0
+        for frames in windows:
+            seconds: dict[str, float] = {}
+            with _clock(seconds, "features"):
+                features = extract_features(self.backbone, self.images(frames), s, partial(progress, "features"))
+            with _clock(seconds, "context"):
+                scene = scene or open_scene(features, s, first_mask, names)
+                coarse = scene.context.predict(features.context)
+                progress("context", len(frames))
+            with _clock(seconds, "refine"):
+                refined = refine(features.match, coarse, s.refine)
+                scene.context.update(features.context, refined.labels)
+                progress("refine", len(frames))
+            clusters = tuple(maps.cpu().numpy() for maps in (coarse, refined.labels))
+            with _clock(seconds, "upsample"):
+                labels = self._upsample(frames, scene.segment[clusters[1]], progress)
+            yield WindowResult(
+                start=start, frames=frames, features=Features(features.context.cpu(), features.match.cpu()),
+                coarse=scene.segment[clusters[0]], tracks=refined.tracks, refined=scene.segment[clusters[1]],
+                confidence=refined.confidence.cpu().numpy(), labels=labels, clusters=clusters, scene=scene, seconds=seconds,
+            )  # fmt: skip
+            start += len(frames)
+
+    def images(self, frames: UInt8[np.ndarray, "f H W 3"]) -> Tensor:
+        """Frames at the working size, as the stages take them: [f, 3, h, w] in [-1, 1]."""
+        return self.backbone.images(frames, self.settings.working_size or self.backbone.working_size(*frames.shape[1:3]))
+
+    def _upsample(self, frames: np.ndarray, refined: np.ndarray, progress: Progress) -> np.ndarray:
+        cells, tick = torch.from_numpy(refined).to(self.backbone.device), partial(progress, "upsample")
+        return upsample(self.backbone, self.images(frames), cells, frames.shape[1:3], self.settings, tick).cpu().numpy()
+
+
+def open_scene(features: Features, settings: Settings, first_mask: np.ndarray | None, names: dict[int, str] | None) -> Scene:
+    """Cluster the first window and fill the context: with frame 0 and its classes if there is a mask, as the paper does; else
+    with the whole window, lest clusters that are not in frame 0 vanish."""
+    s, context = settings.context, SceneContext(settings.context, settings.seed)
+    clusters = kmeans(features.context.flatten(0, 2), s, settings.seed)
+    assigned = clusters.labels.reshape(features.context.shape[:3])
+    if first_mask is not None:
+        classes = name_clusters(assigned[0], first_mask, s.num_clusters)
+        context.update(features.context[:1], classes[assigned[:1]])
+        called = {int(c): f"class {c}" for c in np.unique(first_mask)} | {VOID: "void"}
+        return Scene(context, _lookup(np.arange(VOID)), called | _known(names, called), None)
+    context.update(features.context, assigned)
+    merges = merge_order(clusters)
+    segment = _lookup(cut_merges(merges, s.num_segments))
+    called = {int(n): f"segment {n}" for n in np.unique(segment)} | {VOID: "void"}
+    first: dict[str, int] = {}
+    for number, name in sorted(_known(names, called).items()):
+        owner = first.setdefault(name, number)  # segments of equal name become the first of them
+        segment[segment == number] = owner
+        called[owner] = name
+    return Scene(context, segment, {n: called[n] for n in np.unique(segment).tolist()}, merges)
+
+
+def check_mask(mask: np.ndarray, size: tuple[int, int], settings: Settings) -> np.ndarray:
+    """A first-frame mask as int64, or InputError if it does not fit the frames (`size` = (H, W)) or the settings."""
+    if mask.shape != tuple(size):
+        raise InputError(f"the first-frame mask is {mask.shape}, the frames are {tuple(size)}: resize it (nearest neighbour)")
+    if not np.issubdtype(mask.dtype, np.integer) or mask.min() < 0 or mask.max() > VOID:
+        raise InputError(
+            f"the first-frame mask holds {mask.min()} to {mask.max()} as {mask.dtype}: give whole numbers 0..254, 255 for void"
+        )
+    classes, clusters = np.setdiff1d(mask, [VOID]), settings.context.num_clusters
+    if not len(classes):
+        raise InputError("the first-frame mask is void everywhere: draw at least one class")
+    if len(classes) > clusters:
+        raise InputError(
+            f"the first-frame mask has {len(classes)} classes, but only {clusters} clusters are to be named: raise num_clusters"
+        )
+    if settings.context.num_segments is not None:
+        raise InputError(
+            "num_segments is for label-free runs: with a first-frame mask its classes are the segments, so leave it out"
+        )
+    return mask.astype(np.int64)
+
+
+def _known(names: dict[int, str] | None, called: dict[int, str]) -> dict[int, str]:
+    if unknown := sorted(set(names or {}) - set(called)):
+        raise InputError(f"there is a name for number {unknown[0]}, which this run does not make: it makes {sorted(called)}")
+    return names or {}
+
+
+def _lookup(segment: np.ndarray) -> np.ndarray:
+    """A table of 256 entries for label maps; void stays void."""
+    table = np.full(VOID + 1, VOID, dtype=np.int16)
+    table[: len(segment)] = segment
+    return table
+
+
+def _windows(frames: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """Groups of `size` consecutive frames, the last one shorter; each frame is checked."""
+    shape, group = None, []
+    for frame in frames:
+        frame = np.asarray(frame)
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
+            raise InputError(
+                f"a frame is {frame.dtype} {frame.shape}: frames are uint8 RGB, [H, W, 3] each and [f, H, W, 3] together"
+            )
+        shape = shape or frame.shape
+        if frame.shape != shape:
+            raise InputError(f"a frame is {frame.shape[:2]} after frames of {shape[:2]}: all frames of a clip have one size")
+        group.append(frame)
+        if len(group) == size:
+            yield np.stack(group)
+            group = []
+    if group:
+        yield np.stack(group)
+
+
+@contextmanager
+def _clock(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - started

@@ -1,0 +1,219 @@
+"""Label maps and runs on disk: masks, the table of segments, the record, and a folder that appears whole or not at all.
+
+A label map is int [H, W] with class numbers 0..254, and 255 for void (not labelled).
+"""
+
+import csv
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64, Integer, UInt8
+from PIL import Image
+
+from vidseg_core.errors import InputError
+from vidseg_core.video import Frame, encode_video, replacing
+from vidseg_core.viz import PALETTE, VOID, blend, contact_sheet, png
+
+Labels = Integer[np.ndarray, "H W"]
+
+
+def read_mask(path: str | Path) -> Int64[np.ndarray, "H W"]:
+    """Class numbers of a palette or grey image, int64 [H, W] in 0..255; 255 is void. Alpha is ignored.
+
+    RGB counts as grey if its channels are equal. Raises InputError for colour-coded masks, JPEG and numbers above 255.
+    """
+    path = Path(path)
+    try:
+        with Image.open(path) as image:
+            kind, values = image.format, np.array(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} cannot be read as a mask ({error}). Expected a palette or grey PNG.") from error
+    if kind == "JPEG":
+        raise InputError(f"{path} is a JPEG, which blurs class numbers. Save the mask as a palette or grey PNG.")
+    values = values.reshape(*values.shape[:2], -1)
+    values = values[..., : 3 if values.shape[2] > 2 else 1]  # alpha is the second of two or the fourth of four
+    if (values != values[..., :1]).any():
+        raise InputError(f"{path} codes classes as colours. Save the class numbers as a palette or grey PNG (255 = void).")
+    if values.max() > VOID or values.min() < 0 or (values % 1 != 0).any():
+        raise InputError(f"{path} has values {values.min()} to {values.max()}. Expected class numbers 0 to 254, 255 = void.")
+    return values[..., 0].astype(np.int64)
+
+
+def read_names(path: str | Path) -> dict[int, str]:
+    """Names of label numbers: a JSON object {"0": "wall", ...}, or a text file with the name of number n in line n.
+
+    Raises InputError for a file that is neither.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        if not text.lstrip().startswith("{"):
+            return {n: line.strip() for n, line in enumerate(text.splitlines()) if line.strip()}
+        return {int(number): str(name) for number, name in json.loads(text).items()}
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f'{path} cannot be read as names ({error}). Expected JSON such as {{"0": "wall"}}, or a name a line.'
+        ) from error
+
+
+def write_mask(path: str | Path, labels: Labels) -> None:
+    """Write labels in 0..255 as a palette PNG as VSPW and DAVIS do: the index is the label.
+
+    Raises InputError for labels outside 0..255.
+    """
+    image = Image.fromarray(_as_bytes(labels))
+    image.putpalette(PALETTE.tobytes())
+    with replacing(path) as partial:
+        image.save(partial, format="PNG")
+
+
+def write_masks(folder: Path, start: int, labels: Integer[np.ndarray, "f H W"]) -> None:
+    """Masks of consecutive frames, the first of them number `start`: 00000.png and on. The folder is made if need be."""
+    folder.mkdir(exist_ok=True)
+    for n, mask in enumerate(labels, start):
+        write_mask(folder / f"{n:05}.png", mask)
+
+
+@dataclass(frozen=True)
+class MaskFolder:
+    """The masks that `write_masks` wrote, read one at a time; iterate as often as need be."""
+
+    folder: Path
+
+    def __iter__(self) -> Iterator[Int64[np.ndarray, "H W"]]:
+        return map(read_mask, sorted(self.folder.glob("*.png")))
+
+
+def write_run(
+    folder: Path,
+    frames: Iterable[Frame],
+    fps: float,
+    names: dict[int, str],
+    record: dict[str, Any],
+    progress: Callable[[float], None] = lambda frames: None,
+) -> None:
+    """From the frames and the masks in `folder`/masks: overlay.mp4, segments.csv, contact_sheet.png and run.json.
+
+    Both are read once for each product and one at a time, so that memory does not grow with the clip.
+    """
+    masks = MaskFolder(folder / "masks")
+    rows = segment_table(masks, names)
+    last = sum(1 for _ in masks) - 1
+    shown = sorted({round(last * n / 5) for n in range(6)})
+    sheet: dict[int, tuple[Frame, Labels]] = {}
+
+    def overlay() -> Iterator[Frame]:
+        for n, (frame, labels) in enumerate(zip(frames, masks, strict=True)):
+            mixed = blend(frame, labels)
+            if n in shown:
+                sheet[n] = frame, labels
+            progress(1)
+            yield mixed
+
+    encode_video(overlay(), fps, folder / "overlay.mp4")
+    with replacing(folder / "contact_sheet.png") as partial:
+        pictures, labels = zip(*sheet.values(), strict=True)
+        partial.write_bytes(png(contact_sheet(list(pictures), list(labels), list(sheet), names)))
+    write_table(folder / "segments.csv", rows)
+    write_json(folder / "run.json", {**record, "names": {str(n): name for n, name in names.items()}})
+
+
+def _as_bytes(labels: Labels) -> UInt8[np.ndarray, "H W"]:
+    if labels.min() < 0 or labels.max() > VOID:
+        raise InputError(f"Labels go from {labels.min()} to {labels.max()}, but a mask holds 0 to 255. Use fewer segments.")
+    return labels.astype(np.uint8)
+
+
+def segment_table(labels: Iterable[Labels], names: dict[int, str]) -> list[dict[str, Any]]:
+    """One row a label that is seen, by id: id, name, colour (#rrggbb), area (share of all pixels, 0..1), frames (how many
+    show it), first and last (frame numbers from 0). A label without a name is called "segment <id>", 255 "void".
+    """
+    counts = np.array([np.bincount(_as_bytes(frame).ravel(), minlength=256) for frame in labels]).reshape(-1, 256)
+    rows = []
+    for label in np.flatnonzero(counts.sum(0)).tolist():
+        seen = np.flatnonzero(counts[:, label]).tolist()
+        rows.append(
+            {
+                "id": label,
+                "name": names.get(label, "void" if label == VOID else f"segment {label}"),
+                "colour": "#" + PALETTE[label].tobytes().hex(),
+                "area": round(float(counts[:, label].sum() / counts.sum()), 6),
+                "frames": len(seen),
+                "first": seen[0],
+                "last": seen[-1],
+            }
+        )
+    return rows
+
+
+def write_table(path: str | Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows as CSV (UTF-8); the first row's keys are the header."""
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else [])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_json(path: str | Path, data: Any) -> None:
+    """Write data as indented JSON (UTF-8)."""
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+class RunFolder:
+    """`with RunFolder(folder) as partial:` write a run into a hidden sibling that becomes `folder` at the end.
+
+    On any exception, an interrupt included, the sibling is removed and what stood at `folder` is untouched. A folder that
+    is not empty is refused, and with `overwrite` replaced only if it holds a run.json; a file is always refused (InputError,
+    at construction). Should the last renaming fail, the old folder is put back and the finished sibling stays.
+    """
+
+    def __init__(self, folder: str | Path, overwrite: bool = False):
+        self.folder = Path(folder).expanduser().resolve()
+        self.overwrite = overwrite
+        if not self.folder.exists():
+            return
+        if not self.folder.is_dir():
+            raise InputError(f"{self.folder} is a file, expected a folder to write to. Choose another --out.")
+        if os.path.ismount(self.folder):
+            raise InputError(f"{self.folder} is a mount point and cannot be replaced. Choose a folder in it as --out.")
+        if not any(self.folder.iterdir()):
+            return
+        if not overwrite:
+            raise InputError(f"{self.folder} exists. Add --overwrite to replace it, or choose another --out.")
+        if not (self.folder / "run.json").is_file():
+            raise InputError(f"{self.folder} is not replaced, as it holds no run.json of an earlier run. Choose another --out.")
+
+    def __enter__(self) -> Path:
+        self.partial = self.folder.with_name(f".{self.folder.name}.partial-{secrets.token_hex(4)}")
+        try:
+            self.partial.mkdir(parents=True)
+        except OSError as error:
+            raise InputError(f"{self.folder} cannot be made ({error.strerror}). Choose another --out.") from error
+        return self.partial
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            shutil.rmtree(self.partial, ignore_errors=True)
+            return
+        old = self.partial.with_name(f"{self.partial.name}-old")
+        try:
+            if self.folder.exists() and self.overwrite:
+                self.folder.rename(old)
+            elif self.folder.exists():
+                self.folder.rmdir()  # fails, as it should, if it was filled in the meantime
+            self.partial.rename(self.folder)
+        except BaseException as error:
+            if old.exists() and not self.folder.exists():
+                old.rename(self.folder)
+            if not isinstance(error, OSError):
+                raise
+            message = f"The run is complete but cannot be renamed to {self.folder} ({error.strerror}). It is in {self.partial}."
+            raise InputError(message) from error
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,209 @@
+"""Every hyperparameter of the method: one frozen dataclass a stage, a reason for each default.
+
+A field left `None` differs by model and is filled from the model's registry entry by `Settings.resolve`. What was used is
+thus always a complete, printable, JSON-able record. FIELD numbers in comments are those of the paper's code
+(QianWangX/VidSeg_diffusion), as summarised in the README under "What the reference does".
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args, get_type_hints
+
+from vidseg_core.errors import InputError
+from vidseg_core.registry import Model, find_model
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """Stage 1: which activations of the UNet are the features, and at which noise level."""
+
+    blocks: tuple[str, ...] | None = None
+    """Attention blocks whose self-attention queries make the context features, as paths in the diffusers module."""
+    match_blocks: tuple[str, ...] | None = None
+    """The same for the features that correspondence compares (the paper: the middle block of the feature blocks)."""
+    timestep: float | None = None
+    """Noise level of the pass: low, since the queries should describe this frame and not a guess at it."""
+    combine: Literal["mean", "concat"] | None = None
+    """How several blocks become one feature. Paper: mean; the tiny model's two blocks differ in role, so concat."""
+    normalise: Literal["max", "l2"] = "max"
+    """Each token divided by its largest magnitude (paper) or by its Euclidean norm."""
+    noise: Literal["shared", "independent"] = "shared"
+    """One noise image for all frames, so that equal pixels give equal features; the paper draws one per frame."""
+    ensemble: int = 1
+    """Noises averaged over. 1: at low noise the second draw changes little and costs a full pass."""
+    schedule: Literal["direct", "reference"] = "direct"
+    """"direct": one unguided pass. "reference": the guided Euler steps before it are run too, as the paper's code does."""
+    position: float | None = None
+    """Weight of two extra channels (y, x in [-1, 1]) in the context features; 0 leaves them out, as the paper does."""
+    padding: int | None = None
+    """Pixels of reflected border around the frame during this pass, cropped from the features: keeps the image border
+    from becoming a segment of its own in small models."""
+    chunk: int = 8
+    """Frames per UNet pass; memory, not results, depends on it."""
+
+
+@dataclass(frozen=True)
+class ContextSettings:
+    """Stage 2: K-means on the first window, then k-NN against a scene context that moves along."""
+
+    num_clusters: int = 20
+    """K. Paper: 20."""
+    restarts: int = 3
+    """K-means runs with different seeds, best inertia kept. Paper: 10; 3 with k-means++ lose less than 1 % of inertia."""
+    max_iterations: int = 100
+    """Lloyd iterations; on the sample clips all runs converge earlier."""
+    neighbours: int = 4
+    """k of k-NN. Paper: 4."""
+    max_context: int | None = 4096
+    """Reference tokens kept, drawn by seed and stratified by label: bounds time and memory. None (paper): all."""
+    num_segments: int | None = None
+    """Label-free runs: cut the merge tree of the clusters at this many segments. None: every cluster is a segment."""
+
+
+@dataclass(frozen=True)
+class RefineSettings:
+    """Stage 3: tracks through the window vote."""
+
+    method: Literal["tracks", "none"] = "tracks"
+    """"none" hands the coarse map on unchanged: for ablation."""
+    anchor: Literal["none", "frame0"] = "none"
+    """"frame0" (paper) mixes in the similarity to frame 0 with weight 1/(q+1) at hop q: the first hop is the identity."""
+    max_jump: int = 1
+    """Cells a track may move in one hop, along each axis. Paper: 1, that is 8 or 16 pixels of motion between two frames."""
+    jump: Literal["absolute", "signed"] = "absolute"
+    """"signed" (paper's code) forgets the absolute value, so that jumps up or left pass the filter."""
+    on_jump: Literal["cut", "drop"] = "cut"
+    """A track that jumps ends there and what it saw counts ("cut"), or is discarded as a whole ("drop", paper)."""
+    start: Literal["uncovered", "frame0"] = "uncovered"
+    """Tracks begin wherever no track passes, in any frame, or only in frame 0 (paper), where new objects get none."""
+    collision: Literal["similarity", "last"] = "similarity"
+    """Two tracks on one cell: the more similar hop wins, or the one written last (paper)."""
+
+
+@dataclass(frozen=True)
+class UpsampleSettings:
+    """Stage 4: masked modulation."""
+
+    strategy: Literal["direct", "reference"] | None = None
+    """"direct": one unguided step with replay. "reference": the paper's schedule, about 100 times the compute."""
+    block: str | None = None
+    """Attention module whose output is modulated."""
+    timestep: float | None = None
+    """Noise level of the modulated step of "direct"."""
+    strength: float | None = None
+    """lambda: the constant that is added and subtracted inside the mask."""
+    damping: float = 0.7
+    """Weight of the response outside the coarse mask. Paper: 0.7."""
+    blur_size: int = 5
+    """Pixels across of the Gaussian on the response map. Paper: 5."""
+    blur_sigma: float = 3.0
+    """Its standard deviation in pixels. Paper: 3."""
+    mask_filter: Literal["bilinear", "lanczos"] = "bilinear"
+    """How the coarse mask is enlarged for damping. Paper: Lanczos, whose overshoot buys nothing here."""
+    response: Literal["float", "jpeg"] = "float"
+    """"jpeg" (paper's code): uint8 differences that wrap around, saved as an 8-bit JPEG."""
+    steps: int = 25
+    """Euler steps of the whole schedule, of which "reference" runs those from `start_step` on. Paper: 25."""
+    start_step: int = 22
+    """Index of the step at which "reference" adds noise and modulates. Paper, image models: 22."""
+    guidance: float = 5.0
+    """Classifier-free guidance scale of "reference". Paper, image models: 5."""
+    chunk: int = 16
+    """Images per UNet pass; memory, not results beyond rounding, depends on it."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All of it. `window` is in frames (paper: 14); `seed` is the only source of randomness.
+
+    `working_size` = (height, width) in pixels that the model sees; None: the model's native area at the clip's aspect ratio.
+    """
+
+    features: FeatureSettings = field(default_factory=FeatureSettings)
+    context: ContextSettings = field(default_factory=ContextSettings)
+    refine: RefineSettings = field(default_factory=RefineSettings)
+    upsample: UpsampleSettings = field(default_factory=UpsampleSettings)
+    window: int = 14
+    working_size: tuple[int, int] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for part in (self.features, self.context, self.refine, self.upsample, self):
+            _check_choices(part)
+        positive = {
+            "features.ensemble": self.features.ensemble, "features.chunk": self.features.chunk,
+            "context.num_clusters": self.context.num_clusters, "context.restarts": self.context.restarts,
+            "context.max_iterations": self.context.max_iterations, "context.neighbours": self.context.neighbours,
+            "context.max_context": self.context.max_context, "context.num_segments": self.context.num_segments,
+            "upsample.chunk": self.upsample.chunk, "upsample.steps": self.upsample.steps, "window": self.window,
+        }  # fmt: skip
+        for name, value in positive.items():
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}; it counts things, so give 1 or more")
+        if self.refine.max_jump < 0:
+            raise InputError(f"refine.max_jump is {self.refine.max_jump}; give 0 (no motion) or more cells")
+        if not 0 <= self.upsample.damping <= 1:
+            raise InputError(f"upsample.damping is {self.upsample.damping}; it is a weight between 0 and 1")
+        if self.upsample.blur_size % 2 == 0 or self.upsample.blur_sigma <= 0:
+            raise InputError("upsample.blur_size must be odd and blur_sigma above 0; 1 switches the blur off")
+        if not 0 <= self.upsample.start_step < self.upsample.steps:
+            raise InputError(f"upsample.start_step is {self.upsample.start_step}; give one of 0..{self.upsample.steps - 1}")
+        if self.context.num_segments is not None and self.context.num_segments > self.context.num_clusters:
+            raise InputError(
+                f"{self.context.num_segments} segments cannot be cut from {self.context.num_clusters} clusters; "
+                "ask for fewer segments or more clusters"
+            )
+
+    @classmethod
+    def reference(cls, model: str) -> "Settings":
+        """The paper's code for `model` (a registry name), its quirks included; see the README's table of differences."""
+        return cls(
+            features=FeatureSettings(noise="independent", schedule="reference", combine="mean", position=0.0, padding=0),
+            context=ContextSettings(restarts=10, max_context=None),
+            refine=RefineSettings(anchor="frame0", jump="signed", on_jump="drop", start="frame0", collision="last"),
+            upsample=UpsampleSettings(strategy="reference", strength=50.0, mask_filter="lanczos", response="jpeg"),
+        ).resolve(find_model(model))
+
+    def resolve(self, model: Model) -> "Settings":
+        """Fill every None that differs by model from its registry entry."""
+        features = _fill(self.features, blocks=model.blocks, match_blocks=model.match_blocks, timestep=model.feature_timestep,
+                         combine=model.combine, position=model.position, padding=model.padding)  # fmt: skip
+        upsample = _fill(self.upsample, strategy=model.strategy, block=model.modulated, timestep=model.modulation_timestep,
+                         strength=model.strength)  # fmt: skip
+        return replace(self, features=features, upsample=upsample)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists and numbers, ready for JSON."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Settings":
+        """The inverse of `to_dict`; unknown names are refused."""
+        stages = {
+            "features": FeatureSettings,
+            "context": ContextSettings,
+            "refine": RefineSettings,
+            "upsample": UpsampleSettings,
+        }
+        return _build(cls, {k: _build(stages[k], v) if k in stages else v for k, v in data.items()})
+
+
+def _build(kind: type, data: dict[str, Any]) -> Any:
+    known = {f.name for f in dataclasses.fields(kind)}
+    if unknown := sorted(set(data) - known):
+        raise InputError(f"{kind.__name__} has no field {unknown[0]!r}; it has {', '.join(sorted(known))}")
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+
+
+def _fill(part: Any, **defaults: Any) -> Any:
+    return replace(part, **{k: v for k, v in defaults.items() if getattr(part, k) is None})
+
+
+def _check_choices(part: Any) -> None:
+    for name, hint in get_type_hints(type(part)).items():
+        for kind in (hint, *get_args(hint)):
+            choices = get_args(kind) if getattr(kind, "__origin__", None) is Literal else ()
+            value = getattr(part, name)
+            if choices and value is not None and value not in choices:
+                raise InputError(f"{name}={value!r} is not a choice; take one of {', '.join(map(repr, choices))}")

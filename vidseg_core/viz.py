@@ -1,0 +1,125 @@
+"""Pictures: pure functions from arrays to images and matplotlib figures. One colour per segment, everywhere."""
+
+import io
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float, Integer, UInt8
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+VOID = 255
+Frame = UInt8[np.ndarray, "H W 3"]
+Labels = Integer[np.ndarray, "H W"]
+
+
+def _palette() -> UInt8[np.ndarray, "256 3"]:
+    """matplotlib's tab10, then always the colour that is farthest from all before it; void, the last, is black."""
+    steps = np.linspace(0.1, 0.95, 10)
+    candidates = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 3)
+    table = [np.zeros(3), *map(np.array, colormaps["tab10"].colors)]
+    distance = np.min([np.linalg.norm(candidates - colour, axis=1) for colour in table], axis=0)
+    while len(table) < 256:
+        table.append(candidates[distance.argmax()])
+        distance = np.minimum(distance, np.linalg.norm(candidates - table[-1], axis=1))
+    return (np.array(table[1:] + table[:1]) * 255).round().astype(np.uint8)
+
+
+PALETTE = _palette()
+"""RGB of each label number, uint8 [256, 3]; void is black."""
+
+
+def blend(frame: Frame, labels: Labels, alpha: float | int = 0.5, colours: UInt8[np.ndarray, "256 3"] = PALETTE) -> Frame:
+    """(1 - alpha) frame + alpha colour, with white contours between labels; void keeps the frame. `alpha` is in 0..1."""
+    labels = labels.astype(np.uint8)
+    weight = round(256 * alpha)  # fixed point, as floats of a 4000x3000 frame take 150 MB
+    tint = colours * np.uint16(weight) + np.uint16(128)
+    mixed = ((frame * np.uint16(256 - weight) + tint[labels]) >> np.uint16(8)).astype(np.uint8)
+    edge, width = np.zeros(labels.shape, bool), max(1, min(labels.shape) // 400)
+    edge[:, :-width] |= labels[:, width:] != labels[:, :-width]
+    edge[:-width] |= labels[width:] != labels[:-width]
+    mixed[edge] = 255
+    return np.where((labels == VOID)[..., None], frame, mixed)
+
+
+def enlarge(cells: Integer[np.ndarray, "h w"], size: tuple[int, int]) -> Labels:
+    """A coarse label map at `size` = (H, W), nearest neighbour: every pixel shows the cell it lies in."""
+    rows, columns = (np.arange(n) * c // n for n, c in zip(size, cells.shape, strict=True))
+    return cells[rows[:, None], columns]
+
+
+def pca_image(features: Float[np.ndarray, "f h w d"]) -> Float[np.ndarray, "f h w 3"]:
+    """The three main directions of all the tokens as RGB in 0..1, each stretched between its 1st and 99th percentile."""
+    tokens = features.reshape(-1, features.shape[-1]).astype(np.float64)
+    centred = tokens - tokens.mean(0)
+    _, axes = np.linalg.eigh(centred.T @ centred)
+    values = centred @ axes[:, :-4:-1]
+    low, high = np.percentile(values, (1, 99), axis=0)
+    return ((values - low) / np.maximum(high - low, 1e-12)).clip(0, 1).reshape(*features.shape[:3], 3)
+
+
+def show_stages(
+    frame: Frame,
+    features: Float[np.ndarray, "h w d"],
+    coarse: Integer[np.ndarray, "h w"],
+    refined: Integer[np.ndarray, "h w"],
+    confidence: Float[np.ndarray, "h w"],
+    labels: Labels,
+    names: Mapping[int, str],
+) -> Figure:
+    """One frame on its way through the method, a panel for each stage."""
+    figure = Figure(figsize=(10, 5.6), layout="constrained")
+    axes = figure.subplots(2, 3)
+    size = frame.shape[:2]
+    _panel(axes[0, 0], frame, "the frame")
+    _panel(axes[0, 1], pca_image(features[None])[0], f"1 features: {features.shape[-1]} channels, as 3 colours", size)
+    _panel(axes[0, 2], blend(frame, enlarge(coarse, size)), f"2 context model: {coarse.shape[0]} x {coarse.shape[1]} cells")
+    _panel(axes[1, 0], blend(frame, enlarge(refined, size)), "3 refined by correspondences")
+    _panel(axes[1, 1], confidence, "share of the winning vote", size, cmap="magma", vmin=0, vmax=1)
+    figure.colorbar(axes[1, 1].images[0], ax=axes[1, 1], shrink=0.8)
+    _panel(axes[1, 2], blend(frame, labels), "4 masked modulation: every pixel")
+    _legend(figure, [labels, coarse, refined], names)
+    return figure
+
+
+def contact_sheet(frames: list[Frame], labels: list[Labels], numbers: list[int], names: Mapping[int, str]) -> Figure:
+    """Frames above, their overlays below, a legend of what is seen; `numbers` are the frames' numbers in the clip."""
+    height, width = frames[0].shape[:2]
+    side = 12 / len(frames)
+    figure = Figure(figsize=(12, min(2 * side * height / width, 12) + 0.8), layout="constrained")
+    for n, column in enumerate(figure.subplots(2, len(frames), squeeze=False).T):
+        _panel(column[0], frames[n], f"frame {numbers[n]}")
+        _panel(column[1], blend(frames[n], labels[n]), "")
+    _legend(figure, labels, names)
+    return figure
+
+
+def compare(frame: Frame, maps: Mapping[str, Integer[np.ndarray, "_ _"]], names: Mapping[int, str]) -> Figure:
+    """Label maps of one frame side by side, cells or pixels, each as an overlay under its title."""
+    figure = Figure(figsize=(min(12, 4 * len(maps)), 3.6), layout="constrained")
+    for axes, (title, labels) in zip(figure.subplots(1, len(maps), squeeze=False)[0], maps.items(), strict=True):
+        _panel(axes, blend(frame, enlarge(labels, frame.shape[:2])), title)
+    _legend(figure, list(maps.values()), names)
+    return figure
+
+
+def png(figure: Figure, dpi: int = 100) -> bytes:
+    """The figure as a PNG file."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=dpi)
+    return file.getvalue()
+
+
+def _panel(axes: Axes, image: np.ndarray, title: str, size: tuple[int, int] | None = None, **how) -> None:
+    height, width = size or image.shape[:2]
+    axes.imshow(image, extent=(0, width, height, 0), interpolation="nearest", **how)
+    axes.set_title(title, fontsize=10)
+    axes.set_axis_off()
+
+
+def _legend(figure: Figure, maps: list[np.ndarray], names: Mapping[int, str]) -> None:
+    seen = np.unique(np.concatenate([np.unique(m) for m in maps])).tolist()
+    patches = [Patch(color=PALETTE[n] / 255, label=names.get(n, f"segment {n}")) for n in seen[:40]]
+    figure.legend(handles=patches, loc="outside lower center", ncols=min(8, len(patches)), fontsize=9, frameon=False)
