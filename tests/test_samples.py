@@ -11,7 +11,7 @@ from matplotlib.path import Path as Outline
 from PIL import Image
 from scipy import ndimage
 
-from vidseg_core import samples
+from vidseg_core import registry
 from vidseg_core.samples import data_folder, generated_clip, sample_clip
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -134,15 +134,15 @@ def test_unknown_clip_names_the_known_ones():
 
 def test_data_folder(monkeypatch, tmp_path):
     package = tmp_path / "vidseg_core"
-    monkeypatch.setattr(samples, "__file__", str(package / "samples.py"))
+    monkeypatch.setattr(registry, "__file__", str(package / "registry.py"))
     with pytest.raises(FileNotFoundError, match=str(package)):
         data_folder()
     (tmp_path / "data").mkdir()  # somebody else's folder of that name
     with pytest.raises(FileNotFoundError):
         data_folder()
-    (tmp_path / "data" / "clips").mkdir()
+    (tmp_path / "data" / "models").mkdir()
     assert data_folder() == tmp_path / "data"
-    (package / "data" / "clips").mkdir(parents=True)
+    (package / "data" / "models").mkdir(parents=True)
     assert data_folder() == package / "data"
 
 

@@ -59,6 +59,7 @@ def test_figures_name_what_they_show():
     frame, labels = np.zeros((24, 32, 3), np.uint8), np.zeros((24, 32), np.int16)
     labels[:, 16:] = 7
     cells = labels[::8, ::8]
+    features = np.random.default_rng(0).random((3, 4, 8))
     stages = show_stages(frame, features, cells, cells, np.ones((3, 4)), labels, {0: "wall", 7: "cup"})
     assert isinstance(stages, Figure) and legend(stages) == ["wall", "cup"] and "3 x 4 cells" in "".join(titles(stages))
     sheet = contact_sheet([frame] * 3, [labels] * 3, [0, 5, 9], {7: "cup"})

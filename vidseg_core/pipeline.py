@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Integer, UInt8
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from vidseg_core.backbone import Backbone
@@ -24,7 +25,8 @@ from vidseg_core.features import Features, extract_features
 from vidseg_core.settings import Settings
 from vidseg_core.upsample import upsample
 
-Maps = Integer[np.ndarray, "f h w"]
+Cells = Integer[np.ndarray, "n h w"]
+Pixels = Integer[np.ndarray, "n H W"]
 Progress = Callable[[str, float], None]
 """Told (stage, frames finished since the last call); stages are "features", "context", "refine", "upsample"."""
 Names = Mapping[int, str] | Sequence[str]
@@ -51,14 +53,14 @@ class WindowResult:
     (coarse, refined) before clusters were merged into segments."""
 
     start: int
-    frames: UInt8[np.ndarray, "n H W 3"] = field(repr=False)
+    frames: UInt8[np.ndarray, "_ H W 3"] = field(repr=False)
     features: Features | None = field(repr=False)
-    coarse: Maps = field(repr=False)
+    coarse: Cells = field(repr=False)
     tracks: Tracks | None = field(repr=False)
-    refined: Maps = field(repr=False)
+    refined: Cells = field(repr=False)
     confidence: Float[np.ndarray, "n h w"] = field(repr=False)
-    labels: Maps = field(repr=False)
-    clusters: tuple[Maps, Maps] = field(repr=False)
+    labels: Pixels = field(repr=False)
+    clusters: tuple[Cells, Cells] = field(repr=False)
     scene: "Scene" = field(repr=False)
     seconds: dict[str, float]
 
@@ -68,14 +70,14 @@ class Segmentation:
     """A whole clip's result. Maps as in `WindowResult`, over all f frames; `features` (joined) and `tracks` (one a window,
     cells counted within it) are None unless kept; `timings` is in seconds per stage; `record` is what run.json holds."""
 
-    frames: UInt8[np.ndarray, "f H W 3"] = field(repr=False)
+    frames: UInt8[np.ndarray, "_ H W 3"] = field(repr=False)
     features: Features | None = field(repr=False)
-    coarse: Maps = field(repr=False)
+    coarse: Cells = field(repr=False)
     tracks: list[Tracks] | None = field(repr=False)
-    refined: Maps = field(repr=False)
-    confidence: Float[np.ndarray, "f h w"] = field(repr=False)
-    labels: Maps = field(repr=False)
-    clusters: tuple[Maps, Maps] = field(repr=False)
+    refined: Cells = field(repr=False)
+    confidence: Float[np.ndarray, "n h w"] = field(repr=False)
+    labels: Pixels = field(repr=False)
+    clusters: tuple[Cells, Cells] = field(repr=False)
     scene: Scene = field(repr=False)
     timings: dict[str, float]
     record: dict[str, Any] = field(repr=False)
@@ -85,7 +87,7 @@ class Segmentation:
         """What each number in `labels` is called."""
         return self.scene.names
 
-    def at(self, num_segments: int | None) -> tuple[Maps, Maps]:
+    def at(self, num_segments: int | None) -> tuple[Cells, Cells]:
         """(coarse, refined) of a label-free run with its clusters merged to `num_segments`: look-ups, nothing is recomputed."""
         if self.scene.merges is None:
             raise InputError("this run has the classes of its mask; only a label-free run can change its number of segments")
@@ -120,19 +122,19 @@ class VidSeg:
 
     def __call__(
         self,
-        frames: UInt8[np.ndarray, "f H W 3"],
-        first_mask: Integer[np.ndarray, "H W"] | None = None,
+        frames: ArrayLike,
+        first_mask: ArrayLike | None = None,
         names: Names | None = None,
         keep: Collection[str] = KEPT,
         progress: Progress | None = None,
     ) -> Segmentation:
-        """Segment a clip that is in memory.
+        """Segment a clip that is in memory: `frames` is uint8 RGB [f, H, W, 3].
 
-        `first_mask`: class numbers of frame 0 (255 = void); `labels` then holds its classes (the paper's protocol).
+        `first_mask`: class numbers [H, W] of frame 0 (255 = void); `labels` then holds its classes (the paper's protocol).
         Without it the segments are anonymous. `names`: what to call the numbers; label-free segments of equal name become
         one. `keep`: which of "features" and "tracks" the result holds. Raises InputError for what can't be segmented.
         """
-        results = []
+        frames, results = np.asarray(frames), []
         for r in self.stream(frames, first_mask, names, progress):
             dropped = {name: None for name in KEPT if name not in keep}
             results.append(replace(r, frames=frames[:0], **dropped))
@@ -149,8 +151,8 @@ class VidSeg:
 
     def stream(
         self,
-        frames: Iterable[UInt8[np.ndarray, "H W 3"]],
-        first_mask: Integer[np.ndarray, "H W"] | None = None,
+        frames: Iterable[np.ndarray],
+        first_mask: ArrayLike | None = None,
         names: Names | None = None,
         progress: Progress | None = None,
     ) -> Iterator[WindowResult]:
@@ -161,7 +163,7 @@ class VidSeg:
         if first is None:
             raise InputError("there are no frames; give at least one")
         if first_mask is not None:
-            first_mask = check_mask(first_mask, first.shape[1:3], self.settings)
+            first_mask = check_mask(np.asarray(first_mask), first.shape[1:3], self.settings)
         names = None if names is None else dict(names if isinstance(names, Mapping) else enumerate(names))
         return self._run(chain([first], windows), first_mask, names, progress or (lambda stage, frames: None))
 
@@ -254,6 +256,8 @@ def check_mask(mask: np.ndarray, size: tuple[int, int], settings: Settings) -> n
             f"the first-frame mask holds {mask.min()} to {mask.max()} as {mask.dtype}: give whole numbers 0..254, 255 for void"
         )
     classes, clusters = np.setdiff1d(mask, [VOID]), settings.context.num_clusters
+    if list(classes) == [0] and VOID in mask:
+        raise InputError("the first-frame mask has class 0 and void (255) only: in a black-and-white mask, save the white as 1")
     if not len(classes):
         raise InputError("the first-frame mask is void everywhere: draw at least one class")
     if len(classes) > clusters:

@@ -67,9 +67,15 @@ MODELS = {m.name: m for m in (TINY, SD21_BASE, SD21, SD15)}
 
 
 def data_folder() -> Path:
-    """Where the embedded model and the sample clips are: in the installed package, or beside it in a checkout."""
-    package = Path(__file__).parent
-    return next((d for d in (package / "data", package.parent / "data") if (d / "models").is_dir()), package / "data")
+    """Where the embedded model and the sample clips are: in the installed package, or beside it in a checkout.
+
+    Raises FileNotFoundError if neither has them.
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package / "data", package.parent / "data"):
+        if (folder / "models").is_dir():
+            return folder
+    raise FileNotFoundError(f"no data folder in {package} or beside it; install the package again, or run from a full checkout")
 
 
 def find_model(name_or_path: str | Path) -> Model:

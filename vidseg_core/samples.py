@@ -14,6 +14,8 @@ from PIL import Image
 from scipy import ndimage
 from sklearn.datasets import load_sample_image
 
+from vidseg_core.registry import data_folder
+
 CLIPS = ("cup", "box")
 SMALLEST = 32  # pixels; below it a cut-out is a few pixels wide and its edge is most of it
 ENTRY = 10  # last frame before the late cut-out touches the picture
@@ -78,18 +80,6 @@ class Layer:
         """RGB in [0, 255] at frame points."""
         at = self.locate(t, points)
         return np.stack([ndimage.map_coordinates(self.texture[..., c], at, order=1, mode="nearest") for c in range(3)], -1)
-
-
-def data_folder() -> Path:
-    """The folder with `clips` and `models`: inside the installed package, or beside it in a checkout.
-
-    Raises FileNotFoundError if neither is there.
-    """
-    package = Path(__file__).resolve().parent
-    for folder in (package / "data", package.parent / "data"):
-        if (folder / "clips").is_dir():
-            return folder
-    raise FileNotFoundError(f"no data folder in {package} or beside it; install the package again or run from a full checkout")
 
 
 def sample_clip(name: str) -> Sample:

@@ -141,6 +141,10 @@ class Settings:
         for name, value in positive.items():
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}; it counts things, so give 1 or more")
+        if self.context.num_clusters > 255:
+            raise InputError(
+                f"context.num_clusters is {self.context.num_clusters}; masks hold numbers 0..254, so give at most 255"
+            )
         if self.refine.max_jump < 0:
             raise InputError(f"refine.max_jump is {self.refine.max_jump}; give 0 (no motion) or more cells")
         if not 0 <= self.upsample.damping <= 1:

@@ -1,0 +1,224 @@
+"""The command line: what it writes, that run.json repeats it, and that bad input gets a sentence and damages nothing."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from vidseg_core import generated_clip
+from vidseg_core.__main__ import main
+from vidseg_core.results import read_mask, write_mask
+from vidseg_core.video import encode_video
+
+CUP = str(Path(__file__).parents[1] / "data" / "clips" / "cup.mp4")
+QUICK = ["--size", "128x96", "--segments", "4"]
+
+
+def segment(clip, out, *more):
+    return main(["segment", str(clip), "--out", str(out), *map(str, more or QUICK)])
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return generated_clip(num_frames=6, size=(96, 128)).frames
+
+
+@pytest.fixture
+def images(tmp_path, frames):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for n, frame in enumerate(frames):
+        Image.fromarray(frame).save(folder / f"frame{n}.png")
+    return folder
+
+
+@pytest.fixture
+def earlier(tmp_path):
+    """An earlier run's folder, and a check that nothing in it changed."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "run.json").write_text("{}")
+    (folder / "overlay.mp4").write_text("precious")
+    yield folder
+    assert (folder / "overlay.mp4").read_text() == "precious" and len(os.listdir(folder)) == 2
+    assert not [name for name in os.listdir(tmp_path) if "partial" in name]
+
+
+def test_a_run_writes_all_it_promises(tmp_path, capsys):
+    assert segment(CUP, tmp_path / "out", *QUICK, "--frames", "10:20", "--stride", "2") == 0
+    out = tmp_path / "out"
+    assert sorted(os.listdir(out)) == ["contact_sheet.png", "masks", "overlay.mp4", "run.json", "segments.csv"]
+    assert str(out / "overlay.mp4") in capsys.readouterr().out
+    with av.open(str(out / "overlay.mp4")) as video:
+        stream = video.streams.video[0]
+        assert (stream.codec_context.name, stream.pix_fmt, stream.width, stream.height) == ("h264", "yuv420p", 320, 240)
+        assert sum(1 for _ in video.decode(stream)) == 5
+    masks = [read_mask(p) for p in sorted((out / "masks").iterdir())]
+    assert len(masks) == 5 and masks[0].shape == (240, 320) and 2 <= len(np.unique(masks)) <= 4
+    rows = list(csv.DictReader((out / "segments.csv").open()))
+    assert {int(r["id"]) for r in rows} == set(np.unique(masks).tolist())
+    assert sum(float(r["area"]) for r in rows) == pytest.approx(1, abs=1e-4)
+    record = json.loads((out / "run.json").read_text())
+    assert record["model"] == "tiny" and record["settings"]["seed"] == 0 and record["versions"]["torch"] and record["threads"]
+    assert record["settings"]["upsample"]["timestep"] is not None, "settings are written as resolved"
+
+
+def test_run_json_repeats_the_masks(tmp_path, images):
+    assert segment(images, tmp_path / "a", *QUICK, "--seed", 3, "--clusters", 9) == 0
+    assert segment(images, tmp_path / "b", "--settings", tmp_path / "a" / "run.json") == 0
+    assert segment(images, tmp_path / "c", *QUICK, "--seed", 4, "--clusters", 9) == 0
+    masks = {run: [p.read_bytes() for p in sorted((tmp_path / run / "masks").iterdir())] for run in "abc"}
+    assert masks["a"] == masks["b"] != masks["c"]
+    settings = [json.loads((tmp_path / run / "run.json").read_text())["settings"] for run in "ab"]
+    assert settings[0] == settings[1]
+
+
+def test_first_mask_and_names(tmp_path, images, frames):
+    mask = np.zeros((96, 128), int)
+    mask[:, 64:] = 7
+    write_mask(tmp_path / "mask.png", mask)
+    (tmp_path / "names.json").write_text('{"0": "left", "7": "right"}')
+    more = ("--size", "128x96", "--first-mask", tmp_path / "mask.png", "--names", tmp_path / "names.json")
+    assert segment(images, tmp_path / "out", *more) == 0
+    rows = list(csv.DictReader((tmp_path / "out" / "segments.csv").open()))
+    assert [(r["id"], r["name"]) for r in rows] == [("0", "left"), ("7", "right")]
+
+
+def test_the_reference_runs(tmp_path, images):
+    assert segment(images, tmp_path / "out", "--size", "128x96", "--frames", "0:2", "--reference", "--clusters", 3) == 0
+    settings = json.loads((tmp_path / "out" / "run.json").read_text())["settings"]
+    assert settings["upsample"]["strategy"] == "reference" and settings["refine"]["anchor"] == "frame0"
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "L", "P", "CMYK"])
+def test_images_of_every_mode_work(tmp_path, frames, mode):
+    Image.fromarray(frames[0]).convert(mode).save(tmp_path / f"a.{'jpg' if mode == 'CMYK' else 'png'}")
+    assert segment(next(tmp_path.glob("a.*")), tmp_path / "out") == 0
+
+
+@pytest.mark.parametrize("size", [(16, 16), (3000, 4000)])
+def test_one_frame_of_any_size_works(tmp_path, size):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    assert segment(tmp_path / "a.png", tmp_path / "out") == 0
+    assert read_mask(tmp_path / "out" / "masks" / "00000.png").shape == size
+
+
+def test_one_cluster_works(tmp_path, images):
+    assert segment(images, tmp_path / "out", "--size", "128x96", "--clusters", 1) == 0
+    assert not read_mask(tmp_path / "out" / "masks" / "00000.png").any()
+
+
+def cut_in_the_middle(folder, frames):
+    encode_video(np.repeat(frames, 8, axis=0), 25, folder / "cut.mp4")
+    content = (folder / "cut.mp4").read_bytes()
+    (folder / "cut.mp4").write_bytes(content[: len(content) * 6 // 10])
+    return folder / "cut.mp4"
+
+
+def other_size(folder, frames):
+    Image.fromarray(frames[0][:50]).save(folder / "images" / "frame3.png")
+    return folder / "images"
+
+
+def empty(folder, frames):
+    (folder / "empty").mkdir()
+    return folder / "empty"
+
+
+def no_video(folder, frames):
+    (folder / "a.mp4").write_text("not a video")
+    return folder / "a.mp4"
+
+
+def mask_of(*shape, classes=1):
+    return (np.arange(np.prod(shape)) % classes).reshape(shape)
+
+
+BAD_CLIPS = {
+    "missing": (lambda folder, frames: folder / "gone.mp4", ["gone.mp4"]),
+    "empty folder": (empty, ["empty"]),
+    "sizes differ": (other_size, ["frame3.png", "50"]),
+    "no video": (no_video, ["a.mp4"]),
+    "cut off": (cut_in_the_middle, ["cut.mp4", "of 48", "--frames"]),
+}
+BAD_OPTIONS = {
+    "clusters above tokens": (["--size", "64x64", "--clusters", "250", "--frames", "0:1"], ["250", "64 tokens"]),
+    "segments above clusters": (["--segments", "30"], ["30", "20"]),
+    "no cluster": (["--clusters", "0"], ["num_clusters", "1 or more"]),
+    "too many clusters": (["--clusters", "300"], ["300", "255"]),
+    "unknown model": (["--model", "sd3"], ["sd3", "tiny", "sd21-base"]),
+    "range": (["--frames", "5"], ["START:STOP"]),
+    "range beyond the end": (["--frames", "50:60"], ["6"]),
+    "stride": (["--stride", "0"], ["0"]),
+    "size": (["--size", "big"], ["WIDTHxHEIGHT"]),
+    "size no multiple": (["--size", "100x100"], ["multiples of 16"]),
+    "settings": (["--settings", "gone.json"], ["gone.json"]),
+    "names": (["--names", "gone.txt"], ["gone.txt"]),
+    "mask missing": (["--first-mask", "gone.png"], ["gone.png"]),
+    "mask size": (["--first-mask", "MASK"], ["(9, 9)", "(96, 128)"]),
+    "mask classes": (["--first-mask", "CLASSES"], ["30 classes", "20 clusters"]),
+}
+
+
+def assert_refused(status, captured, words):
+    assert status == 2
+    assert captured.err.startswith("vidseg: ") and captured.err.count("\n") == 1, captured.err
+    assert "Traceback" not in captured.err and not captured.out
+    assert all(word in captured.err for word in words), captured.err
+
+
+@pytest.mark.parametrize("case", BAD_CLIPS)
+def test_bad_clips_get_a_sentence(tmp_path, images, frames, earlier, capsys, case):
+    make, words = BAD_CLIPS[case]
+    status = segment(make(tmp_path, frames), earlier, *QUICK, "--overwrite")
+    assert_refused(status, capsys.readouterr(), words)
+
+
+@pytest.mark.parametrize("case", BAD_OPTIONS)
+def test_bad_options_get_a_sentence(tmp_path, images, earlier, capsys, case):
+    options, words = BAD_OPTIONS[case]
+    write_mask(tmp_path / "MASK.png", mask_of(9, 9))
+    write_mask(tmp_path / "CLASSES.png", mask_of(96, 128, classes=30))
+    options = [str(tmp_path / f"{o}.png") if o in ("MASK", "CLASSES") else o for o in options]
+    assert_refused(segment(images, earlier, *options, "--overwrite"), capsys.readouterr(), words)
+
+
+def test_an_existing_folder_is_refused_before_any_work(images, earlier, capsys, monkeypatch):
+    monkeypatch.setattr("vidseg_core.backbone.load_backbone", lambda *_: pytest.fail("the model was loaded"))
+    assert_refused(segment(images, earlier, *QUICK), capsys.readouterr(), ["--overwrite", "out"])
+
+
+def test_overwrite_replaces_an_earlier_run(tmp_path, images):
+    assert segment(images, tmp_path / "out") == 0
+    (tmp_path / "out" / "stale.txt").write_text("old")
+    assert segment(images, tmp_path / "out", *QUICK, "--overwrite") == 0
+    assert not (tmp_path / "out" / "stale.txt").exists() and (tmp_path / "out" / "overlay.mp4").exists()
+
+
+def test_ctrl_c_leaves_nothing_broken(tmp_path, earlier):
+    """A real process, a real signal, while it segments: status 130, one sentence, the earlier run as it was."""
+    command = [sys.executable, "-m", "vidseg_core", "segment", CUP, "--out", str(earlier), "--overwrite"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.time() + 120
+    while not [name for name in os.listdir(tmp_path) if "partial" in name]:
+        assert time.time() < deadline and process.poll() is None
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and "stopped" in error and "Traceback" not in error
+
+
+def test_models_are_listed(capsys):
+    assert main(["models"]) == 0
+    listed = capsys.readouterr().out
+    assert "tiny" in listed and "sd21-base" in listed
