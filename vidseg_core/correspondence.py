@@ -47,55 +47,76 @@ def refine(match: Float[Tensor, "f h w e"], coarse: Int[Tensor, "f h w"], settin
     return Refined(labels, confidence, tracks)
 
 
-def find_hops(match: Float[Tensor, "f h w e"], anchor: str) -> tuple[Int[Tensor, "g n"], Float[Tensor, "g n"]]:
-    """For each frame q but the last and each of its n = h * w cells: the most similar cell of frame q + 1, and its cosine.
+def find_moves(
+    match: Float[Tensor, "f h w e"], settings: RefineSettings
+) -> tuple[Float[Tensor, "g n 2"], Float[Tensor, "g n"]]:
+    """For each frame q but the last and each of its n = h * w cells: the way (dy, dx) in cells to the most similar cell of
+    frame q + 1, and its cosine.
 
     anchor="frame0" (FIELD) maximises q/(q+1) cos(source, frame q+1) + 1/(q+1) cos(source, frame 0) over cells instead.
+    precision="subcell" moves the maximum to the top of the parabola through it and its neighbours, along each axis: without
+    it, motion of less than half a cell a frame is no motion at all, however long it lasts.
     """
+    f, h, w, _ = match.shape
     unit = torch.nn.functional.normalize(match.flatten(1, 2), dim=-1)
-    cells, cosines = [], []
-    for q in range(len(unit) - 1):
-        for rows in unit[q].split(ROWS):
-            cosine = rows @ unit[q + 1].T
-            score = cosine if anchor == "none" else q / (q + 1) * cosine + rows @ unit[0].T / (q + 1)
+    here = torch.arange(h * w, device=match.device)
+    moves, cosines = match.new_zeros(f - 1, h * w, 2), match.new_zeros(f - 1, h * w)
+    for q in range(f - 1):
+        for rows in here.split(ROWS):
+            cosine = unit[q, rows] @ unit[q + 1].T
+            score = cosine if settings.anchor == "none" else q / (q + 1) * cosine + unit[q, rows] @ unit[0].T / (q + 1)
             best = score.argmax(1)
-            cells.append(best)
-            cosines.append(cosine.gather(1, best[:, None])[:, 0])
-    shape = (len(unit) - 1, unit.shape[1])
-    if not cells:
-        return torch.zeros(shape, dtype=torch.long, device=match.device), torch.zeros(shape, device=match.device)
-    return torch.cat(cells).reshape(shape), torch.cat(cosines).reshape(shape)
+            place = torch.stack([best // w, best % w], dim=1).to(match.dtype)
+            if settings.precision == "subcell":
+                place = place + _peak(score, best, (h, w))
+            moves[q, rows] = place - torch.stack([rows // w, rows % w], dim=1)
+            cosines[q, rows] = cosine.gather(1, best[:, None])[:, 0]
+    return moves, cosines
 
 
-def allowed_hops(hops: Int[Tensor, "g n"], width: int, settings: RefineSettings) -> Bool[Tensor, "g n"]:
-    """Which hops move at most `max_jump` cells along each axis; "signed" forgets the absolute value, as the paper's code."""
-    here = torch.arange(hops.shape[1], device=hops.device)
-    moves = torch.stack([hops // width - here // width, hops % width - here % width])
-    moves = moves.abs() if settings.jump == "absolute" else moves
-    return (moves <= settings.max_jump).all(0)
+def _peak(score: Float[Tensor, "r n"], best: Int[Tensor, "r"], grid: tuple[int, int]) -> Float[Tensor, "r 2"]:
+    """Offset (dy, dx) in -0.5..0.5 of the top of the parabola through the best score and its two neighbours; 0 at borders."""
+    h, w = grid
+    offsets = []
+    for size, stride, index in ((h, w, best // w), (w, 1, best % w)):
+        inside = (index > 0) & (index < size - 1)
+        step = stride * inside.long()  # at a border the cell is its own neighbour, and the parabola is flat
+        before, top, after = (score.gather(1, (best + d)[:, None])[:, 0] for d in (-step, 0, step))
+        bend = before - 2 * top + after
+        offset = (before - after) / (2 * torch.where(bend < 0, bend, -1))
+        offsets.append(torch.where(bend < 0, offset.clamp(-0.5, 0.5), 0))
+    return torch.stack(offsets, dim=1)
+
+
+def allowed_moves(moves: Float[Tensor, "g n 2"], settings: RefineSettings) -> Bool[Tensor, "g n"]:
+    """Which moves stay within `max_jump` cells along each axis; "signed" forgets the absolute value, as the paper's code."""
+    return ((moves.abs() if settings.jump == "absolute" else moves) <= settings.max_jump).all(-1)
 
 
 def find_tracks(match: Float[Tensor, "f h w e"], settings: RefineSettings) -> Tracks:
-    """Chains of hops through the window, from every cell of frame 0 and, with start="uncovered", from each later cell
-    that no track reaches; a hop that is not allowed ends its track ("cut") or removes it altogether ("drop")."""
+    """Chains of moves through the window, from every cell of frame 0 and, with start="uncovered", from each later cell
+    that no track reaches; a move that is not allowed ends its track ("cut") or removes it altogether ("drop")."""
     f, h, w, _ = match.shape
-    hops, cosines = find_hops(match, settings.anchor)
-    allowed = allowed_hops(hops, w, settings)
-    cell = torch.arange(h * w, device=match.device)
-    weakest = torch.ones(h * w, device=match.device)
+    moves, cosines = find_moves(match, settings)
+    allowed = allowed_moves(moves, settings)
+    here = torch.arange(h * w, device=match.device)
+    centres = torch.stack([here // w, here % w], dim=1).to(match.dtype)
+    cell, point, weakest = here, centres, match.new_ones(h * w)
     dropped = torch.zeros(h * w, dtype=torch.bool, device=match.device)
     columns, strengths = [cell], [weakest]
     for q in range(f - 1):
-        alive, here = cell >= 0, cell.clamp(min=0)
-        stays = alive if settings.on_jump == "drop" else alive & allowed[q][here]
-        dropped |= alive & ~allowed[q][here]
-        cell = torch.where(stays, hops[q][here], -1)
-        weakest = torch.minimum(weakest, cosines[q][here])
+        alive, at = cell >= 0, cell.clamp(min=0)
+        stays = alive if settings.on_jump == "drop" else alive & allowed[q][at]
+        dropped |= alive & ~allowed[q][at]
+        point = point + moves[q][at]
+        y, x = (point[:, axis].round().long().clamp(0, size - 1) for axis, size in enumerate((h, w)))
+        cell, weakest = torch.where(stays, y * w + x, -1), torch.minimum(weakest, cosines[q][at])
         if settings.start == "uncovered":
             reached = torch.zeros(h * w + 1, dtype=torch.bool, device=match.device)
             reached[cell] = True  # index -1 lands on the spare last entry
             new = (~reached[:-1]).nonzero()[:, 0]
-            cell, weakest = torch.cat([cell, new]), torch.cat([weakest, torch.ones_like(new, dtype=weakest.dtype)])
+            cell, point = torch.cat([cell, new]), torch.cat([point, centres[new]])
+            weakest = torch.cat([weakest, match.new_ones(len(new))])
             dropped = torch.cat([dropped, torch.zeros_like(new, dtype=torch.bool)])
         columns.append(cell)
         strengths.append(weakest)
@@ -112,8 +133,9 @@ def _columns(columns: list[Tensor], missing: float) -> Tensor:
 def vote(
     tracks: Tracks, coarse: Int[Tensor, "f h w"], settings: RefineSettings
 ) -> tuple[Int[Tensor, "f h w"], Float[Tensor, "f h w"]]:
-    """Each track writes its most common label (of equal counts the smallest) on the cells it visits; cells without a track
-    keep their label, with confidence 1. Two tracks on one cell: settings.collision decides."""
+    """Each track writes its most common label (of equal counts the smallest) on the cells it visits, if the label's share of
+    the votes is `majority` or more; cells without a track keep their label, with confidence 1. Two tracks on one cell:
+    `collision` decides."""
     f, h, w = coarse.shape
     labels, confidence = coarse.flatten().clone(), torch.ones(f * h * w, device=coarse.device)
     visited = tracks.cells >= 0
@@ -125,10 +147,12 @@ def vote(
     counts = torch.zeros(len(seen), len(values), dtype=torch.long, device=coarse.device)
     counts.scatter_add_(1, seen, visited.long())
     most, winner = counts.max(1)
+    share = most / visited.sum(1)
     owner = _owners(tracks, place, visited, f * h * w, settings.collision)
     owned = owner >= 0
-    labels[owned] = values[winner[owner[owned]]]
-    confidence[owned] = (most / visited.sum(1))[owner[owned]]
+    confidence[owned] = share[owner[owned]]
+    clear = owned & (confidence >= settings.majority)
+    labels[clear] = values[winner[owner[clear]]]
     return labels.reshape(f, h, w), confidence.reshape(f, h, w)
 
 

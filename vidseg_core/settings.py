@@ -75,8 +75,13 @@ class RefineSettings:
     """"signed" (paper's code) forgets the absolute value, so that jumps up or left pass the filter."""
     on_jump: Literal["cut", "drop"] = "cut"
     """A track that jumps ends there and what it saw counts ("cut"), or is discarded as a whole ("drop", paper)."""
+    precision: Literal["subcell", "cell"] = "subcell"
+    """Moves between cell centres ("cell", paper) round motion below half a cell to none, in every frame anew."""
     start: Literal["uncovered", "frame0"] = "uncovered"
     """Tracks begin wherever no track passes, in any frame, or only in frame 0 (paper), where new objects get none."""
+    majority: float = 0.7
+    """Least share of a track's votes that overrules a cell. Paper: 0, the most common label always does; then tracks that
+    slip over an object's border carry its label along."""
     collision: Literal["similarity", "last"] = "similarity"
     """Two tracks on one cell: the more similar hop wins, or the one written last (paper)."""
 
@@ -147,8 +152,9 @@ class Settings:
             )
         if self.refine.max_jump < 0:
             raise InputError(f"refine.max_jump is {self.refine.max_jump}; give 0 (no motion) or more cells")
-        if not 0 <= self.upsample.damping <= 1:
-            raise InputError(f"upsample.damping is {self.upsample.damping}; it is a weight between 0 and 1")
+        for name, value in (("upsample.damping", self.upsample.damping), ("refine.majority", self.refine.majority)):
+            if not 0 <= value <= 1:
+                raise InputError(f"{name} is {value}; it is a share between 0 and 1")
         if self.upsample.blur_size % 2 == 0 or self.upsample.blur_sigma <= 0:
             raise InputError("upsample.blur_size must be odd and blur_sigma above 0; 1 switches the blur off")
         if not 0 <= self.upsample.start_step < self.upsample.steps:
@@ -165,7 +171,9 @@ class Settings:
         return cls(
             features=FeatureSettings(noise="independent", schedule="reference", combine="mean", position=0.0, padding=0),
             context=ContextSettings(restarts=10, max_context=None),
-            refine=RefineSettings(anchor="frame0", jump="signed", on_jump="drop", start="frame0", collision="last"),
+            refine=RefineSettings(
+                anchor="frame0", jump="signed", on_jump="drop", precision="cell", start="frame0", majority=0.0, collision="last"
+            ),
             upsample=UpsampleSettings(strategy="reference", strength=50.0, mask_filter="lanczos", response="jpeg"),
         ).resolve(find_model(model))
 
