@@ -68,7 +68,7 @@ def test_figures_name_what_they_show():
     assert titles(figure) == ["cells", "pixels"]
     shown = figure.axes[0].images[0].get_array()
     assert np.array_equal(shown[3, 3], blend(frame, labels)[3, 3]) and np.array_equal(shown[3, 30], blend(frame, labels)[3, 30])
-    assert png(figure).startswith(b"\x89PNG")
+    assert png(figure).startswith(b"\x89PNG") and figure._repr_png_().startswith(b"\x89PNG"), "a notebook shows text instead"
 
 
 @pytest.mark.parametrize("number", [0, 7, 19, 40])

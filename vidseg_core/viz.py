@@ -15,6 +15,13 @@ Frame = UInt8[np.ndarray, "H W 3"]
 Labels = Integer[np.ndarray, "H W"]
 
 
+class Drawing(Figure):
+    """A figure that a notebook shows by itself, without pyplot's global state."""
+
+    def _repr_png_(self) -> bytes:
+        return png(self)
+
+
 def _palette() -> UInt8[np.ndarray, "256 3"]:
     """matplotlib's tab10, then always the colour that is farthest from all before it; void, the last, is black."""
     steps = np.linspace(0.1, 0.95, 10)
@@ -70,17 +77,25 @@ def show_stages(
     names: Mapping[int, str],
 ) -> Figure:
     """One frame on its way through the method, a panel for each stage."""
-    figure = Figure(figsize=(10, 5.6), layout="constrained")
+    figure = Drawing(figsize=(10, 5.6), layout="constrained")
     axes = figure.subplots(2, 3)
     size = frame.shape[:2]
     _panel(axes[0, 0], frame, "the frame")
     _panel(axes[0, 1], pca_image(features[None])[0], f"1 features: {features.shape[-1]} channels, as 3 colours", size)
     _panel(axes[0, 2], blend(frame, enlarge(coarse, size)), f"2 context model: {coarse.shape[0]} x {coarse.shape[1]} cells")
     _panel(axes[1, 0], blend(frame, enlarge(refined, size)), "3 refined by correspondences")
-    _panel(axes[1, 1], confidence, "share of the winning vote", size, cmap="magma", vmin=0, vmax=1)
-    figure.colorbar(axes[1, 1].images[0], ax=axes[1, 1], shrink=0.8)
+    _panel(axes[1, 1], confidence, "share of the winning vote, 0 (black) to 1", size, cmap="magma", vmin=0, vmax=1)
     _panel(axes[1, 2], blend(frame, labels), "4 masked modulation: every pixel")
     _legend(figure, [labels, coarse, refined], names)
+    return figure
+
+
+def show_frames(frames: Mapping[str, Frame]) -> Figure:
+    """Pictures side by side under their titles."""
+    height, width = next(iter(frames.values())).shape[:2]
+    figure = Drawing(figsize=(12, 12 / len(frames) * height / width + 0.4), layout="constrained")
+    for axes, (title, frame) in zip(figure.subplots(1, len(frames), squeeze=False)[0], frames.items(), strict=True):
+        _panel(axes, frame, title)
     return figure
 
 
@@ -88,7 +103,7 @@ def contact_sheet(frames: list[Frame], labels: list[Labels], numbers: list[int],
     """Frames above, their overlays below, a legend of what is seen; `numbers` are the frames' numbers in the clip."""
     height, width = frames[0].shape[:2]
     side = 12 / len(frames)
-    figure = Figure(figsize=(12, min(2 * side * height / width, 12) + 0.8), layout="constrained")
+    figure = Drawing(figsize=(12, min(2 * side * height / width, 12) + 0.8), layout="constrained")
     for n, column in enumerate(figure.subplots(2, len(frames), squeeze=False).T):
         _panel(column[0], frames[n], f"frame {numbers[n]}")
         _panel(column[1], blend(frames[n], labels[n]), "")
@@ -98,7 +113,7 @@ def contact_sheet(frames: list[Frame], labels: list[Labels], numbers: list[int],
 
 def compare(frame: Frame, maps: Mapping[str, Integer[np.ndarray, "_ _"]], names: Mapping[int, str]) -> Figure:
     """Label maps of one frame side by side, cells or pixels, each as an overlay under its title."""
-    figure = Figure(figsize=(min(12, 4 * len(maps)), 3.6), layout="constrained")
+    figure = Drawing(figsize=(min(12, 4 * len(maps)), 3.6), layout="constrained")
     for axes, (title, labels) in zip(figure.subplots(1, len(maps), squeeze=False)[0], maps.items(), strict=True):
         _panel(axes, blend(frame, enlarge(labels, frame.shape[:2])), title)
     _legend(figure, list(maps.values()), names)
@@ -122,4 +137,10 @@ def _panel(axes: Axes, image: np.ndarray, title: str, size: tuple[int, int] | No
 def _legend(figure: Figure, maps: list[np.ndarray], names: Mapping[int, str]) -> None:
     seen = np.unique(np.concatenate([np.unique(m) for m in maps])).tolist()
     patches = [Patch(color=PALETTE[n] / 255, label=names.get(n, f"segment {n}")) for n in seen[:40]]
-    figure.legend(handles=patches, loc="outside lower center", ncols=min(8, len(patches)), fontsize=9, frameon=False)
+    figure.legend(
+        handles=patches,
+        loc="outside lower center",
+        ncols=min(len(patches), int(figure.get_figwidth() / 1.5)),
+        fontsize=9,
+        frameon=False,
+    )
