@@ -65,7 +65,7 @@ def bilinear(cells: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def colour_and_position(clip: Labelled, grid: tuple[int, int]) -> np.ndarray:
-    """Baseline: mean RGB in [-1, 1] and (y, x) of each cell, in the place of the queries; K-means, first mask and k-NN as ours."""
+    """Baseline: each cell's mean RGB in [-1, 1] and (y, x) in the place of the queries; the rest as ours."""
     images = torch.from_numpy(clip.frames).permute(0, 3, 1, 2).float() / 127.5 - 1
     colour = torch.nn.functional.interpolate(images, size=grid, mode="area").permute(0, 2, 3, 1)
     y, x = (torch.linspace(-1, 1, n) for n in grid)

@@ -137,10 +137,5 @@ def _panel(axes: Axes, image: np.ndarray, title: str, size: tuple[int, int] | No
 def _legend(figure: Figure, maps: list[np.ndarray], names: Mapping[int, str]) -> None:
     seen = np.unique(np.concatenate([np.unique(m) for m in maps])).tolist()
     patches = [Patch(color=PALETTE[n] / 255, label=names.get(n, f"segment {n}")) for n in seen[:40]]
-    figure.legend(
-        handles=patches,
-        loc="outside lower center",
-        ncols=min(len(patches), int(figure.get_figwidth() / 1.5)),
-        fontsize=9,
-        frameon=False,
-    )
+    columns = min(len(patches), int(figure.get_figwidth() / 1.5))
+    figure.legend(handles=patches, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
