@@ -47,7 +47,7 @@ TINY = Model(
     strength=10.0,
     combine="concat",
     position=0.5,
-    padding=32,
+    padding=0,
     strategy="direct",
 )
 
