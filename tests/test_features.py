@@ -119,7 +119,7 @@ def test_reference_features_follow_the_guided_schedule(backbone, images):
 
 
 def test_features_tell_the_generated_clips_classes_apart(backbone):
-    """Nearest neighbours from frame 0's exact labels: measured MEASURE %."""
+    """Nearest neighbours from frame 0's exact labels: measured 98.9 %."""
     from vidseg_core import generated_clip
 
     clip = generated_clip(num_frames=4)
@@ -128,4 +128,4 @@ def test_features_tell_the_generated_clips_classes_apart(backbone):
     truth = clip.labels[:, 4::8, 4::8]
     knn = KNeighborsClassifier(4).fit(context[0].reshape(-1, context.shape[-1]), truth[0].ravel())
     right = knn.predict(context[3].reshape(-1, context.shape[-1])) == truth[3].ravel()
-    assert np.mean(right) > 0.9
+    assert np.mean(right) > 0.97

@@ -30,8 +30,8 @@ def bilinear(cells, size):
     return values[torch.nn.functional.interpolate(masks, size=size, mode="bilinear").argmax(1)].numpy()
 
 
-# measured on the clips' five drawn frames (mIoU of the pixels), less 0.02
-BOUNDS = {"cup": 0.79, "box": 0.73}
+# mIoU of the pixels on the four drawn frames after the first: measured 0.795 and 0.797
+BOUNDS = {"cup": 0.775, "box": 0.777}
 
 
 @pytest.fixture(scope="module", params=["cup", "box"])
@@ -47,7 +47,6 @@ def scored(request, backbone):
         "pixels": result.labels[drawn],
     }
     scores = {name: mean_iou(confusion(labels, truth, len(sample.names))) for name, labels in maps.items()}
-    print(request.param, scores, "flicker", flicker(result.labels))
     return request.param, scores, result
 
 
@@ -158,7 +157,7 @@ def test_frames_of_any_size_get_labels_of_that_size(backbone):
     for height, width in ((16, 16), (3000, 4000), (50, 400)):
         frames = rng.integers(0, 60, (1, height, width, 3)).astype(np.uint8)
         frames[:, :, width // 2 :] += 190
-        result = VidSeg(backbone, Settings(context=ContextSettings(num_clusters=2), working_size=None))(frames, keep=())
+        result = VidSeg(backbone, Settings(context=ContextSettings(num_clusters=2)))(frames, keep=())
         assert result.labels.shape == (1, height, width)
         left, right = result.labels[0, :, : width // 4], result.labels[0, :, -width // 4 :]
         assert np.bincount(left.ravel()).argmax() != np.bincount(right.ravel()).argmax()
@@ -228,15 +227,14 @@ def test_the_paper_protocol_step_by_step(backbone, clip):
 
 
 def test_stages_on_the_generated_clip(backbone):
-    """Accuracy against the exact labels after each stage, over two windows (measured: MEASURED)."""
+    """Accuracy against the exact labels after each stage, over two windows (measured: 97.4, 97.4, 97.6 %)."""
     from vidseg_core import generated_clip
 
     clip = generated_clip(num_frames=20)
     result = VidSeg(backbone)(clip.frames, first_mask=clip.labels[0], keep=())
     cells = clip.labels[:, 4::8, 4::8]
     shares = [(result.coarse == cells).mean(), (result.refined == cells).mean(), (result.labels == clip.labels).mean()]
-    print("generated clip: coarse, refined, pixels", shares)
-    assert min(shares) > 0.9, shares
+    assert min(shares) > 0.96, shares
 
 
 MEMORY = """
@@ -255,7 +253,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 def test_memory_does_not_grow_with_the_clip():
     """Peak of a whole process, intermediates kept: 100 frames of 320x240 against 28."""
     peaks = [int(subprocess.check_output([sys.executable, "-c", MEMORY, str(n)], text=True)) for n in (28, 100)]
-    print("peak kB", peaks)
     assert peaks[1] < 1.5 * peaks[0], peaks
 
 
