@@ -7,7 +7,7 @@ PYTHON ?= python3
 STAMP := $(VENV)/installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 NOTEBOOKS := $(wildcard notebooks/*.py)
 
-.PHONY: install demo lab test unit notebooks pair sync lint format clean
+.PHONY: install demo figures lab test unit notebooks pair sync lint format clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)
@@ -18,10 +18,21 @@ $(STAMP):
 	rm -f $(VENV)/installed-*
 	touch $@
 
+SEGMENT = $(BIN)/python -m vidseg_core segment data/clips/$(1).mp4 --out outputs/$(1) --overwrite \
+	--first-mask data/clips/$(1)/masks/00000.png --names data/clips/$(1)/names.json
+
 demo: install
-	$(BIN)/python -m vidseg_core segment data/clips/cup.mp4 --segments 8 --out outputs/cup --overwrite
+	$(call SEGMENT,cup)
 	$(BIN)/jupyter execute notebooks/00_overview.ipynb --output=../outputs/cup/00_overview.ipynb
 	@echo "Look at outputs/cup/overlay.mp4 (video), contact_sheet.png, segments.csv and 00_overview.ipynb beside it."
+
+# The README's pictures.
+figures: install
+	$(call SEGMENT,cup)
+	$(call SEGMENT,box)
+	mkdir -p docs
+	cp outputs/cup/contact_sheet.png docs/cup.png
+	cp outputs/box/contact_sheet.png docs/box.png
 
 lab: install
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_overview.ipynb
