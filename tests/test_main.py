@@ -169,6 +169,14 @@ BAD_OPTIONS = {
 }
 
 
+BAD_OPTIONS |= {
+    "device": (["--device", "abacus"], ["abacus", "cpu"]),
+    "seed": (["--seed", "99999999999999999999"], ["seed", "2**63"]),
+    "settings of another kind": (["--settings", "LIST"], ["Settings", "object"]),
+    "settings and reference": (["--settings", "LIST", "--reference"], ["give one of them"]),
+}
+
+
 def assert_refused(status, captured, words):
     assert status == 2
     assert captured.err.startswith("vidseg: ") and captured.err.count("\n") == 1, captured.err
@@ -188,6 +196,8 @@ def test_bad_options_get_a_sentence(tmp_path, images, earlier, capsys, case):
     options, words = BAD_OPTIONS[case]
     write_mask(tmp_path / "MASK.png", mask_of(9, 9))
     write_mask(tmp_path / "CLASSES.png", mask_of(96, 128, classes=30))
+    (tmp_path / "LIST").write_text("[1]")
+    options = [str(tmp_path / o) if o == "LIST" else o for o in options]
     options = [str(tmp_path / f"{o}.png") if o in ("MASK", "CLASSES") else o for o in options]
     assert_refused(segment(images, earlier, *options, "--overwrite"), capsys.readouterr(), words)
 
@@ -216,6 +226,17 @@ def test_ctrl_c_leaves_nothing_broken(tmp_path, earlier):
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130 and "stopped" in error and "Traceback" not in error
+
+
+def test_a_result_never_replaces_its_own_input(tmp_path, images, capsys):
+    assert segment(images, tmp_path / "out") == 0
+    mask = tmp_path / "out" / "masks" / "00000.png"
+    for clip, more in ((tmp_path / "out" / "overlay.mp4", ()), (images, ("--first-mask", mask))):
+        capsys.readouterr()
+        assert_refused(
+            segment(clip, tmp_path / "out", *more, "--overwrite"), capsys.readouterr(), ["out", "choose another --out"]
+        )
+    assert mask.exists()
 
 
 def test_models_are_listed(capsys):

@@ -10,7 +10,16 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from vidseg_core import ContextSettings, InputError, Segmentation, Settings, UpsampleSettings, VidSeg, sample_clip
+from vidseg_core import (
+    ContextSettings,
+    FeatureSettings,
+    InputError,
+    Segmentation,
+    Settings,
+    UpsampleSettings,
+    VidSeg,
+    sample_clip,
+)
 from vidseg_core.context import kmeans, name_clusters
 from vidseg_core.correspondence import refine
 from vidseg_core.metrics import confusion, flicker, mean_iou
@@ -133,17 +142,21 @@ def test_names(backbone, clip):
     named = VidSeg(backbone, quick(num_segments=4))(clip.frames, names={a: "rest", b: "rest"}, keep=())
     assert named.names[a] == "rest" and b not in named.names
     assert (named.refined == np.where(plain.refined == b, a, plain.refined)).all()
+    assert (named.at(4)[1] == named.refined).all()
+    again = VidSeg(backbone, quick(num_segments=4)).resegment(named, 4)
+    assert again.names == named.names and (again.refined == named.refined).all()
     with pytest.raises(InputError, match="200"):
         VidSeg(backbone, quick())(clip.frames, names={200: "x"})
-    classes = VidSeg(backbone, quick())(clip.frames[:2], first_mask=clip.labels[0], names=["rest", "leaf", "blossom"])
+    classes = VidSeg(backbone, quick())(clip.frames[:2], first_mask=clip.labels[0], names=["rest", "leaf", "blossom", "other"])
     assert classes.names == {0: "rest", 1: "leaf", 2: "blossom", 255: "void"}
 
 
 def test_void_in_the_mask_stays_void(backbone, clip):
     mask = np.full(SMALL, 255)
     mask[:, :64] = 5
-    result = VidSeg(backbone, quick(num_clusters=4))(clip.frames[:1], first_mask=mask, keep=())
-    assert set(np.unique(result.labels)) <= {5, 255}
+    result = VidSeg(backbone, quick(num_clusters=20))(clip.frames[:1], first_mask=mask, keep=())
+    assert set(np.unique(result.labels)) == {5, 255}
+    assert (result.labels[0, :, 64:] == 255).mean() > 0.7 > 0.3 > (result.labels[0, :, :64] == 255).mean()
 
 
 @pytest.mark.parametrize("count", [1, 5])
@@ -199,9 +212,21 @@ def test_masks_that_do_not_fit_are_refused(backbone, clip, mask, words):
         VidSeg(backbone, quick())(clip.frames, first_mask=mask)
 
 
+def test_classes_that_no_cluster_takes_are_reported(backbone, clip):
+    mask = clip.labels[0].copy()
+    mask[40:43, 60:63] = 9
+    scene = next(VidSeg(backbone, quick(num_clusters=5)).stream(clip.frames, first_mask=mask)).scene
+    assert 9 in scene.lost and 0 not in scene.lost
+
+
 def test_settings_that_do_not_fit_are_refused(backbone, clip):
     with pytest.raises(InputError, match=r"multiples of 16.*96, 128"):
         VidSeg(backbone, Settings(working_size=(100, 125)))
+    for features, words in (({"padding": 4}, "16"), ({"timestep": 5000}, "999"), ({"blocks": ("up_blocks.9",)}, "up_blocks.9")):
+        with pytest.raises(InputError, match=words):
+            VidSeg(backbone, Settings(features=FeatureSettings(**features)))
+    with pytest.raises(InputError, match="0 segments"):
+        VidSeg(backbone, quick())(clip.frames[:1]).at(0)
     with pytest.raises(InputError, match="leave it out"):
         VidSeg(backbone, quick(num_segments=3))(clip.frames, first_mask=clip.labels[0])
     with pytest.raises(InputError, match="200 clusters cannot be made of 192 tokens"):
@@ -259,7 +284,9 @@ def test_memory_does_not_grow_with_the_clip():
 def test_an_installed_copy_works_without_the_repository(tmp_path):
     """The wheel alone, unpacked elsewhere: model, clips and code."""
     root = __file__.rsplit("/tests/", 1)[0]
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path, root], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, root], check=True
+    )
     wheel = next(tmp_path.glob("*.whl"))
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     script = (

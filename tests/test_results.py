@@ -199,6 +199,14 @@ def test_a_failed_renaming_puts_the_old_run_back(tmp_path, monkeypatch, error):
     assert isinstance(error, KeyboardInterrupt) or str(partial) in str(info.value)
 
 
+def test_overwriting_looks_again_at_the_end(tmp_path):
+    """--overwrite of a folder that was not there at the start, and is somebody's by the end."""
+    with pytest.raises(InputError, match="complete"), RunFolder(tmp_path / "out", overwrite=True):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "thesis.tex").write_text("years")
+    assert (tmp_path / "out" / "thesis.tex").read_text() == "years"
+
+
 def test_a_folder_filled_meanwhile_is_kept(tmp_path):
     with pytest.raises(InputError, match="complete"), RunFolder(tmp_path / "out") as partial:
         earlier_run(tmp_path / "out", a="other")

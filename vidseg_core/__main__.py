@@ -39,7 +39,10 @@ def segment(options: argparse.Namespace) -> None:
     clip = open_clip(options.clip, *_frame_range(options.frames), options.stride)
     mask = None if options.first_mask is None else read_mask(options.first_mask)
     names = None if options.names is None else read_names(options.names)
-    target = Path(options.out or Path("outputs", Path(options.clip).stem or "clip"))
+    target = Path(options.out or Path("outputs", _stem(options.clip)))
+    for path in (options.clip, options.first_mask, options.names, options.settings):
+        if path and Path(path).resolve().is_relative_to(target.resolve()):
+            raise InputError(f"{path} lies in {target}, which the result would replace: choose another --out")
     folder = RunFolder(target, options.overwrite)
 
     # torch and diffusers take seconds to import: not before the input is checked
@@ -50,12 +53,20 @@ def segment(options: argparse.Namespace) -> None:
     with folder as unfinished, _bars(clip.num_frames) as tick:
         for window in vidseg.stream(clip, mask, names, tick):
             write_masks(unfinished / "masks", window.start, window.labels)
+            if window.start == 0 and window.scene.lost:
+                lost = ", ".join(window.scene.names[n] for n in window.scene.lost)
+                print(f"no cluster has most of its cells in: {lost}. More --clusters may find it.", file=sys.stderr)
             timings = {stage: timings.get(stage, 0.0) + s for stage, s in window.seconds.items()}
         given = {name: getattr(options, name) for name in ("clip", "frames", "stride", "first_mask", "names")}
         record = {"input": given, **vidseg.record(timings)}
         write_run(unfinished, clip, clip.fps, window.scene.names, record, lambda frames: tick("write", frames))
     print(f"{clip.num_frames} frames in {sum(timings.values()):.0f} s. Look at {target / 'overlay.mp4'}")
-    print("Beside it: masks/, segments.csv, contact_sheet.png, run.json (--settings run.json makes the same masks again).")
+    print("Beside it: masks/, segments.csv, contact_sheet.png, run.json (given as --settings, it makes the same masks again)")
+
+
+def _stem(clip: str) -> str:
+    path = Path(clip)
+    return path.stem if "*" not in path.name else path.parent.name or "clip"
 
 
 def models(options: argparse.Namespace) -> None:
@@ -66,13 +77,17 @@ def models(options: argparse.Namespace) -> None:
 
 def _settings(options: argparse.Namespace) -> Settings:
     if options.settings:
+        if options.reference:
+            raise InputError("--reference and --settings both say what all settings are: give one of them")
         try:
             data = json.loads(Path(options.settings).read_text())
         except (OSError, ValueError) as error:
             raise InputError(f"{options.settings} cannot be read as settings ({error}): give a run.json") from error
-        base = Settings.from_dict(data.get("settings", data))
+        base = Settings.from_dict(data.get("settings", data) if isinstance(data, dict) else data)
     else:
         base = Settings.reference(options.model) if options.reference else Settings()
+    if options.first_mask is not None and options.segments is None:
+        base = replace(base, context=replace(base.context, num_segments=None))
     context = {"num_clusters": options.clusters, "num_segments": options.segments}
     top = {"seed": options.seed, "working_size": options.size and _size(options.size)}
     return replace(
@@ -137,7 +152,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--segments", type=int, metavar="N", help="merge the clusters to N segments (default: as many as clusters)")
     add("--clusters", type=int, metavar="K", help="clusters of K-means (default: 20)")
-    add("--first-mask", metavar="PNG", help="class numbers of the first frame, 255 = void: the result then has these classes")
+    add(
+        "--first-mask",
+        metavar="PNG",
+        help="class numbers of the first frame taken, 255 = void: the result has these classes",
+    )
     add("--names", metavar="FILE", help="names of the numbers, a JSON object or a text file with one a line")
     add("--frames", default="0:", metavar="START:STOP", help="which frames, counted from 0 (default: all)")
     add("--stride", type=int, default=1, metavar="N", help="take every Nth frame")

@@ -40,10 +40,7 @@ class Backbone:
 
     def images(self, frames: UInt8[np.ndarray, "f H W 3"], size: tuple[int, int]) -> Float[Tensor, "f 3 h w"]:
         """Frames as RGB in [-1, 1] at `size`, resized with antialiasing (bicubic) where that differs."""
-        images = torch.from_numpy(np.ascontiguousarray(frames)).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        if images.shape[-2:] == size:
-            return images
-        return F.interpolate(images, size=size, mode="bicubic", antialias=True).clamp(-1, 1)
+        return torch.cat([_image(frame, size) for frame in frames]).to(self.device)
 
     @torch.inference_mode()
     def encode(self, images: Float[Tensor, "f 3 H W"]) -> Float[Tensor, "f c h w"]:
@@ -128,6 +125,14 @@ class Backbone:
         return torch.linspace(*ends, config["num_train_timesteps"], dtype=torch.float64) ** 2
 
 
+def _image(frame: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]) -> Float[Tensor, "1 3 h w"]:
+    """On the CPU and one at a time: a large frame is never a float tensor beside its neighbours."""
+    image = torch.from_numpy(np.array(frame)).permute(2, 0, 1)[None].float() / 127.5 - 1
+    if image.shape[-2:] == size:
+        return image
+    return F.interpolate(image, size=size, mode="bicubic", antialias=True).clamp(-1, 1)
+
+
 def load_backbone(name_or_path: str | Path, device: str | None = None, dtype: torch.dtype | None = None) -> Backbone:
     """A pre-trained model by registry name ("tiny": embedded, offline; "sd21-base", ...) or from a folder that diffusers saved.
 
@@ -138,6 +143,10 @@ def load_backbone(name_or_path: str | Path, device: str | None = None, dtype: to
 
     model = find_model(name_or_path)
     device = device or _best_device()
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device!r} is not to be had here: take cpu, or leave it out for the best there is") from error
     dtype = dtype or (torch.float16 if device.startswith("cuda") else torch.float32)
     folder = _locate(model)
     options = {"torch_dtype": dtype, "use_safetensors": True, "local_files_only": True}
@@ -159,7 +168,7 @@ def _best_device() -> str:
 
 def _locate(model: Model) -> Path:
     for source in model.sources:
-        for folder in (Path(source), data_folder() / source):
+        for folder in (data_folder() / source, Path(source)):
             if (folder / "unet").is_dir():
                 return folder
     from huggingface_hub import snapshot_download

@@ -66,7 +66,7 @@ def lloyd(tokens: Float[Tensor, "n d"], centroids: Float[Tensor, "K d"], max_ite
         if (centroids - before).square().sum() <= enough:
             break
     distance, labels = _squared(tokens, centroids).min(1)
-    return Clusters(centroids, torch.bincount(labels, minlength=len(centroids)), labels, float(distance.double().sum()))
+    return Clusters(centroids, torch.bincount(labels, minlength=len(centroids)), labels, float(distance.cpu().double().sum()))
 
 
 def _plus_plus(tokens: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -76,9 +76,9 @@ def _plus_plus(tokens: Tensor, count: int, generator: torch.Generator) -> Tensor
     chosen = [int(torch.randint(len(tokens), (1,), generator=generator))]
     distance = _squared(tokens, tokens[chosen])[:, 0]
     while len(chosen) < count:
-        total = torch.cumsum(distance.double(), 0)
-        draws = torch.rand(trials, generator=generator, dtype=torch.float64).to(total.device) * total[-1]
-        candidates = torch.searchsorted(total, draws).clamp(max=len(tokens) - 1)
+        total = torch.cumsum(distance.cpu().double(), 0)  # on the CPU: in order, and some devices have no float64
+        draws = torch.rand(trials, generator=generator, dtype=torch.float64) * total[-1]
+        candidates = torch.searchsorted(total, draws).clamp(max=len(tokens) - 1).to(tokens.device)
         shrunk = torch.minimum(distance[:, None], _squared(tokens, tokens[candidates]))
         best = int(shrunk.sum(0).argmin())
         chosen.append(int(candidates[best]))
@@ -154,7 +154,7 @@ def merge_order(clusters: Clusters) -> Int[np.ndarray, "merges 2"]:
 
     SciPy's `ward` counts every row once, so it can't weigh centroids, and on the tokens themselves it needs n^2 memory.
     """
-    centre, size = clusters.centroids.double().cpu().numpy(), clusters.sizes.double().cpu().numpy()
+    centre, size = clusters.centroids.cpu().double().numpy(), clusters.sizes.cpu().double().numpy()
     alive, order = np.arange(len(size)), []
     while len(alive) > 1:
         c, s = centre[alive], size[alive]

@@ -26,6 +26,10 @@ class Tracks:
     similarity: Float[Tensor, "t f"]
     grid: tuple[int, int]
 
+    def cpu(self) -> "Tracks":
+        """The same tracks in the CPU's memory."""
+        return Tracks(self.cells.cpu(), self.similarity.cpu(), self.grid)
+
 
 @dataclass(frozen=True)
 class Refined:

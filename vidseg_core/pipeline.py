@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from vidseg_core.backbone import Backbone
-from vidseg_core.context import VOID, SceneContext, cut_merges, kmeans, merge_order, name_clusters
 from vidseg_core.correspondence import Tracks, refine
 from vidseg_core.errors import InputError
 from vidseg_core.features import Features, extract_features
+from vidseg_core.scene import Scene, check_mask, open_scene
 from vidseg_core.settings import Settings
 from vidseg_core.upsample import upsample
 
@@ -32,18 +32,6 @@ Progress = Callable[[str, float], None]
 Names = Mapping[int, str] | Sequence[str]
 KEPT = ("features", "tracks")
 """The large intermediates: memory per frame is that of its features, tens of megabytes with Stable Diffusion."""
-
-
-@dataclass(frozen=True)
-class Scene:
-    """What the first window settles for the whole clip. `segment` [256]: the number that stands in the results for each number
-    that `context` predicts (clusters or classes; void stays void); `names` of those numbers; `merges`: the order in which
-    clusters merge, in label-free runs."""
-
-    context: SceneContext
-    segment: Integer[np.ndarray, "256"]
-    names: dict[int, str]
-    merges: Integer[np.ndarray, "merges 2"] | None
 
 
 @dataclass(frozen=True)
@@ -89,10 +77,8 @@ class Segmentation:
 
     def at(self, num_segments: int | None) -> tuple[Cells, Cells]:
         """(coarse, refined) of a label-free run with its clusters merged to `num_segments`: look-ups, nothing is recomputed."""
-        if self.scene.merges is None:
-            raise InputError("this run has the classes of its mask; only a label-free run can change its number of segments")
-        segment = _lookup(cut_merges(self.scene.merges, num_segments))
-        return segment[self.clusters[0]], segment[self.clusters[1]]
+        scene = self.scene.cut(num_segments)
+        return scene.segment[self.clusters[0]], scene.segment[self.clusters[1]]
 
     def save(self, folder: str | Path, fps: float = 25.0, overwrite: bool = False) -> Path:
         """Masks, overlay, table, contact sheet and run.json into `folder`, which must not exist unless `overwrite`."""
@@ -113,6 +99,7 @@ class VidSeg:
     def __init__(self, backbone: Backbone, settings: Settings | None = None):
         self.backbone = backbone
         self.settings = (settings or Settings()).resolve(backbone.model)
+        _check_model(backbone, self.settings)
         size, multiple = self.settings.working_size, backbone.multiple
         if size is not None and any(side < multiple or side % multiple for side in size):
             near = tuple(max(1, round(side / multiple)) * multiple for side in size)
@@ -122,19 +109,21 @@ class VidSeg:
 
     def __call__(
         self,
-        frames: ArrayLike,
+        frames: np.ndarray | Iterable[np.ndarray],
         first_mask: ArrayLike | None = None,
         names: Names | None = None,
         keep: Collection[str] = KEPT,
         progress: Progress | None = None,
     ) -> Segmentation:
-        """Segment a clip that is in memory: `frames` is uint8 RGB [f, H, W, 3].
+        """Segment a clip in memory: `frames` is uint8 RGB [f, H, W, 3], or what can be stacked to that, such as a `Clip`.
 
         `first_mask`: class numbers [H, W] of frame 0 (255 = void); `labels` then holds its classes (the paper's protocol).
         Without it the segments are anonymous. `names`: what to call the numbers; label-free segments of equal name become
         one. `keep`: which of "features" and "tracks" the result holds. Raises InputError for what can't be segmented.
         """
-        frames, results = np.asarray(frames), []
+        if not isinstance(frames, np.ndarray):
+            frames = np.concatenate([*_windows(frames, self.settings.window)] or [np.zeros((0, 1, 1, 3), np.uint8)])
+        results = []
         for r in self.stream(frames, first_mask, names, progress):
             dropped = {name: None for name in KEPT if name not in keep}
             results.append(replace(r, frames=frames[:0], **dropped))
@@ -169,25 +158,24 @@ class VidSeg:
 
     def resegment(self, result: Segmentation, num_segments: int | None, progress: Progress | None = None) -> Segmentation:
         """A label-free result with another number of segments: only stage 4 runs again."""
+        scene = result.scene.cut(num_segments)
         coarse, refined = result.at(num_segments)
         settings = replace(self.settings, context=replace(self.settings.context, num_segments=num_segments))
         started, tick, labels = time.perf_counter(), progress or (lambda stage, frames: None), []
         for start in range(0, len(refined), settings.window):
             part = slice(start, start + settings.window)
             labels.append(self._upsample(result.frames[part], refined[part], tick))
-        scene = replace(result.scene, segment=_lookup(cut_merges(result.scene.merges, num_segments)),
-                        names={int(n): f"segment {n}" for n in np.unique(refined)} | {VOID: "void"})  # fmt: skip
         timings = {**result.timings, "upsample": time.perf_counter() - started}
         return replace(result, coarse=coarse, refined=refined, labels=np.concatenate(labels), scene=scene, timings=timings,
                        record={**self.record(timings), "settings": settings.to_dict()})  # fmt: skip
 
     def record(self, timings: dict[str, float]) -> dict[str, Any]:
         """What it takes to make the same labels again, bit for bit, on the same machine."""
-        packages = ("vidseg-workbook", "torch", "diffusers", "numpy", "av")
+        packages = ("vidseg-workbook", "torch", "diffusers", "transformers", "numpy", "pillow", "av")
         return {
             "settings": self.settings.to_dict(), "model": self.backbone.model.name, "device": str(self.backbone.device),
             "dtype": str(self.backbone.unet.dtype).removeprefix("torch."), "threads": torch.get_num_threads(),
-            "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
+            "versions": {"python": platform.python_version(), **{p: _version(p) for p in packages}},
             "seconds": {stage: round(t, 3) for stage, t in timings.items()},
         }  # fmt: skip
 
@@ -210,7 +198,7 @@ class VidSeg:
                 labels = self._upsample(frames, scene.segment[clusters[1]], progress)
             yield WindowResult(
                 start=start, frames=frames, features=Features(features.context.cpu(), features.match.cpu()),
-                coarse=scene.segment[clusters[0]], tracks=refined.tracks, refined=scene.segment[clusters[1]],
+                coarse=scene.segment[clusters[0]], tracks=refined.tracks.cpu(), refined=scene.segment[clusters[1]],
                 confidence=refined.confidence.cpu().numpy(), labels=labels, clusters=clusters, scene=scene, seconds=seconds,
             )  # fmt: skip
             start += len(frames)
@@ -224,64 +212,23 @@ class VidSeg:
         return upsample(self.backbone, self.images(frames), cells, frames.shape[1:3], self.settings, tick).cpu().numpy()
 
 
-def open_scene(features: Features, settings: Settings, first_mask: np.ndarray | None, names: dict[int, str] | None) -> Scene:
-    """Cluster the first window and fill the context: with frame 0 and its classes if there is a mask, as the paper does; else
-    with the whole window, lest clusters that are not in frame 0 vanish."""
-    s, context = settings.context, SceneContext(settings.context, settings.seed)
-    clusters = kmeans(features.context.flatten(0, 2), s, settings.seed)
-    assigned = clusters.labels.reshape(features.context.shape[:3])
-    if first_mask is not None:
-        classes = name_clusters(assigned[0], first_mask, s.num_clusters)
-        context.update(features.context[:1], classes[assigned[:1]])
-        called = {int(c): f"class {c}" for c in np.unique(first_mask)} | {VOID: "void"}
-        return Scene(context, _lookup(np.arange(VOID)), called | _known(names, called), None)
-    context.update(features.context, assigned)
-    merges = merge_order(clusters)
-    segment = _lookup(cut_merges(merges, s.num_segments))
-    called = {int(n): f"segment {n}" for n in np.unique(segment)} | {VOID: "void"}
-    first: dict[str, int] = {}
-    for number, name in sorted(_known(names, called).items()):
-        owner = first.setdefault(name, number)  # segments of equal name become the first of them
-        segment[segment == number] = owner
-        called[owner] = name
-    return Scene(context, segment, {n: called[n] for n in np.unique(segment).tolist()}, merges)
+def _check_model(backbone: Backbone, settings: Settings) -> None:
+    """Refuse blocks, noise levels and padding that this model does not have, before any work."""
+    f, u = settings.features, settings.upsample
+    known = {path for path, _ in backbone.unet.named_modules()}
+    for path in (*f.blocks, *f.match_blocks, u.block):
+        if path not in known:
+            raise InputError(f"{backbone.model.name} has no block {path!r}: these settings are for another model")
+    backbone.sigma(f.timestep), backbone.sigma(u.timestep)
+    if f.padding % backbone.multiple:
+        raise InputError(f"features.padding is {f.padding}; {backbone.model.name} takes multiples of {backbone.multiple}")
 
 
-def check_mask(mask: np.ndarray, size: tuple[int, int], settings: Settings) -> np.ndarray:
-    """A first-frame mask as int64, or InputError if it does not fit the frames (`size` = (H, W)) or the settings."""
-    if mask.shape != tuple(size):
-        raise InputError(f"the first-frame mask is {mask.shape}, the frames are {tuple(size)}: resize it (nearest neighbour)")
-    if not np.issubdtype(mask.dtype, np.integer) or mask.min() < 0 or mask.max() > VOID:
-        raise InputError(
-            f"the first-frame mask holds {mask.min()} to {mask.max()} as {mask.dtype}: give whole numbers 0..254, 255 for void"
-        )
-    classes, clusters = np.setdiff1d(mask, [VOID]), settings.context.num_clusters
-    if list(classes) == [0] and VOID in mask:
-        raise InputError("the first-frame mask has class 0 and void (255) only: in a black-and-white mask, save the white as 1")
-    if not len(classes):
-        raise InputError("the first-frame mask is void everywhere: draw at least one class")
-    if len(classes) > clusters:
-        raise InputError(
-            f"the first-frame mask has {len(classes)} classes, but only {clusters} clusters are to be named: raise num_clusters"
-        )
-    if settings.context.num_segments is not None:
-        raise InputError(
-            "num_segments is for label-free runs: with a first-frame mask its classes are the segments, so leave it out"
-        )
-    return mask.astype(np.int64)
-
-
-def _known(names: dict[int, str] | None, called: dict[int, str]) -> dict[int, str]:
-    if unknown := sorted(set(names or {}) - set(called)):
-        raise InputError(f"there is a name for number {unknown[0]}, which this run does not make: it makes {sorted(called)}")
-    return names or {}
-
-
-def _lookup(segment: np.ndarray) -> np.ndarray:
-    """A table of 256 entries for label maps; void stays void."""
-    table = np.full(VOID + 1, VOID, dtype=np.int16)
-    table[: len(segment)] = segment
-    return table
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a checkout that is not installed
+        return "not installed"
 
 
 def _windows(frames: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:

@@ -91,7 +91,10 @@ def find_model(name_or_path: str | Path) -> Model:
     config_file = folder / "unet" / "config.json"
     if not config_file.is_file():
         raise InputError(f"{folder} has no unet/config.json, so it is not a model folder as diffusers saves it")
-    config = json.loads(config_file.read_text())
+    try:
+        config = json.loads(config_file.read_text())
+    except ValueError as error:
+        raise InputError(f"{config_file} is not JSON ({error}): the model is damaged, download it again") from error
     levels, kind = len(config.get("block_out_channels", ())), config.get("_class_name")
     if kind != "UNet2DConditionModel" or levels not in (3, 4):
         raise InputError(

@@ -87,7 +87,7 @@ class MaskFolder:
     folder: Path
 
     def __iter__(self) -> Iterator[Int64[np.ndarray, "H W"]]:
-        return map(read_mask, sorted(self.folder.glob("*.png")))
+        return map(read_mask, sorted(self.folder.glob("*.png"), key=lambda path: int(path.stem)))
 
 
 def write_run(
@@ -183,12 +183,13 @@ class RunFolder:
             raise InputError(f"{self.folder} is a file, expected a folder to write to. Choose another --out.")
         if os.path.ismount(self.folder):
             raise InputError(f"{self.folder} is a mount point and cannot be replaced. Choose a folder in it as --out.")
-        if not any(self.folder.iterdir()):
-            return
-        if not overwrite:
+        if any(self.folder.iterdir()) and not overwrite:
             raise InputError(f"{self.folder} exists. Add --overwrite to replace it, or choose another --out.")
-        if not (self.folder / "run.json").is_file():
+        if not self._ours():
             raise InputError(f"{self.folder} is not replaced, as it holds no run.json of an earlier run. Choose another --out.")
+
+    def _ours(self) -> bool:
+        return not any(self.folder.iterdir()) or (self.folder / "run.json").is_file()
 
     def __enter__(self) -> Path:
         self.partial = self.folder.with_name(f".{self.folder.name}.partial-{secrets.token_hex(4)}")
@@ -204,7 +205,7 @@ class RunFolder:
             return
         old = self.partial.with_name(f"{self.partial.name}-old")
         try:
-            if self.folder.exists() and self.overwrite:
+            if self.folder.exists() and self.overwrite and self._ours():  # looked at again: the run took its time
                 self.folder.rename(old)
             elif self.folder.exists():
                 self.folder.rmdir()  # fails, as it should, if it was filled in the meantime

@@ -146,6 +146,8 @@ class Settings:
         for name, value in positive.items():
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}; it counts things, so give 1 or more")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"seed is {self.seed}; give 0 or more, below 2**63")
         if self.context.num_clusters > 255:
             raise InputError(
                 f"context.num_clusters is {self.context.num_clusters}; masks hold numbers 0..254, so give at most 255"
@@ -190,18 +192,25 @@ class Settings:
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "Settings":
-        """The inverse of `to_dict`; unknown names are refused."""
+    def from_dict(cls, data: Any) -> "Settings":
+        """The inverse of `to_dict`; InputError for anything else, unknown names included."""
         stages = {
             "features": FeatureSettings,
             "context": ContextSettings,
             "refine": RefineSettings,
             "upsample": UpsampleSettings,
         }
-        return _build(cls, {k: _build(stages[k], v) if k in stages else v for k, v in data.items()})
+        if not isinstance(data, dict):
+            return _build(cls, data)
+        try:
+            return _build(cls, {k: _build(stages[k], v) if k in stages else v for k, v in data.items()})
+        except TypeError as error:
+            raise InputError(f"a setting has a value of the wrong kind ({error})") from error
 
 
-def _build(kind: type, data: dict[str, Any]) -> Any:
+def _build(kind: type, data: Any) -> Any:
+    if not isinstance(data, dict):
+        raise InputError(f"{kind.__name__} is read from an object with its fields, not from {data!r}")
     known = {f.name for f in dataclasses.fields(kind)}
     if unknown := sorted(set(data) - known):
         raise InputError(f"{kind.__name__} has no field {unknown[0]!r}; it has {', '.join(sorted(known))}")

@@ -77,14 +77,14 @@ def show_stages(
     names: Mapping[int, str],
 ) -> Figure:
     """One frame on its way through the method, a panel for each stage."""
-    figure = Drawing(figsize=(10, 5.6), layout="constrained")
+    figure = Drawing(figsize=(9, 5.2), layout="constrained")
     axes = figure.subplots(2, 3)
     size = frame.shape[:2]
     _panel(axes[0, 0], frame, "the frame")
     _panel(axes[0, 1], pca_image(features[None])[0], f"1 features: {features.shape[-1]} channels, as 3 colours", size)
     _panel(axes[0, 2], blend(frame, enlarge(coarse, size)), f"2 context model: {coarse.shape[0]} x {coarse.shape[1]} cells")
     _panel(axes[1, 0], blend(frame, enlarge(refined, size)), "3 refined by correspondences")
-    _panel(axes[1, 1], confidence, "share of the winning vote, 0 (black) to 1", size, cmap="magma", vmin=0, vmax=1)
+    _panel(axes[1, 1], confidence, "share of the winning vote (black: 0)", size, cmap="magma", vmin=0, vmax=1)
     _panel(axes[1, 2], blend(frame, labels), "4 masked modulation: every pixel")
     _legend(figure, [labels, coarse, refined], names)
     return figure
@@ -93,7 +93,7 @@ def show_stages(
 def show_frames(frames: Mapping[str, Frame]) -> Figure:
     """Pictures side by side under their titles."""
     height, width = next(iter(frames.values())).shape[:2]
-    figure = Drawing(figsize=(12, 12 / len(frames) * height / width + 0.4), layout="constrained")
+    figure = Drawing(figsize=(9, 9 / len(frames) * height / width + 0.4), layout="constrained")
     for axes, (title, frame) in zip(figure.subplots(1, len(frames), squeeze=False)[0], frames.items(), strict=True):
         _panel(axes, frame, title)
     return figure
@@ -113,7 +113,8 @@ def contact_sheet(frames: list[Frame], labels: list[Labels], numbers: list[int],
 
 def compare(frame: Frame, maps: Mapping[str, Integer[np.ndarray, "_ _"]], names: Mapping[int, str]) -> Figure:
     """Label maps of one frame side by side, cells or pixels, each as an overlay under its title."""
-    figure = Drawing(figsize=(min(12, 4 * len(maps)), 3.6), layout="constrained")
+    width = min(9, 4.5 * len(maps))
+    figure = Drawing(figsize=(width, width / len(maps) * frame.shape[0] / frame.shape[1] + 0.9), layout="constrained")
     for axes, (title, labels) in zip(figure.subplots(1, len(maps), squeeze=False)[0], maps.items(), strict=True):
         _panel(axes, blend(frame, enlarge(labels, frame.shape[:2])), title)
     _legend(figure, list(maps.values()), names)

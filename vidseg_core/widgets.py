@@ -31,7 +31,7 @@ class Explorer(ipywidgets.VBox):
 
     def __init__(self, draw: Callable[..., Drawn], **controls: ipywidgets.Widget):
         self.draw, self.controls, self.shown = draw, controls, {}
-        self.picture, self.status = ipywidgets.Image(format="png"), ipywidgets.Label()
+        self.picture, self.status = ipywidgets.Image(format="png", layout={"align_self": "flex-start"}), ipywidgets.Label()
         for name, control in controls.items():
             setattr(self, name, control)
             control.observe(self._redraw, names="value")
@@ -74,8 +74,8 @@ def explore_segments(vidseg: VidSeg, result: Segmentation) -> Explorer:
     )
 
 
-def play(result: Segmentation, fps: float | int = 25, alpha: float | int = 0.5) -> Video:
-    """The overlay as a video inside the notebook."""
+def play(result: Segmentation, fps: float | int = 10, alpha: float | int = 0.5) -> Video:
+    """The overlay as a video inside the notebook, slowed down so that two seconds can be watched."""
     overlay = (blend(frame, labels, alpha) for frame, labels in zip(result.frames, result.labels, strict=True))
     return Video(video_bytes(overlay, fps), embed=True, mimetype="video/mp4", html_attributes="controls loop autoplay muted")
 

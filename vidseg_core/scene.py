@@ -1,0 +1,91 @@
+"""What the first window settles for the whole clip: the clusters, what they are called, and which of them are one segment."""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from jaxtyping import Integer
+
+from vidseg_core.context import VOID, SceneContext, cut_merges, kmeans, merge_order, name_clusters
+from vidseg_core.errors import InputError
+from vidseg_core.features import Features
+from vidseg_core.settings import Settings
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What the first window settles for the whole clip. `segment` [256]: the number that stands in the results for each number
+    that `context` predicts (clusters or classes; void stays void); `names` of those numbers; `merges`: the order in which
+    clusters merge, in label-free runs."""
+
+    context: SceneContext
+    segment: Integer[np.ndarray, "256"]
+    names: dict[int, str]
+    merges: Integer[np.ndarray, "merges 2"] | None
+    given: dict[int, str] = field(default_factory=dict)
+    lost: tuple[int, ...] = ()
+
+    def cut(self, num_segments: int | None) -> "Scene":
+        """This scene with its clusters merged to so many segments (None: none merged), those of equal given name joined."""
+        if self.merges is None:
+            raise InputError("this run has the classes of its mask; only a label-free run can change its number of segments")
+        if num_segments is not None and not 1 <= num_segments <= len(self.merges) + 1:
+            raise InputError(f"{num_segments} segments cannot be had of {len(self.merges) + 1} clusters: give 1 up to that")
+        segment, first = _lookup(cut_merges(self.merges, num_segments)), {}
+        names = {n: f"segment {n}" for n in np.unique(segment).tolist()} | {VOID: "void"}
+        for number in sorted(set(self.given) & set(names)):
+            owner = first.setdefault(self.given[number], number)
+            segment[segment == number] = owner
+            names[owner] = self.given[number]
+        return replace(self, segment=segment, names={n: names[n] for n in np.unique(segment).tolist()})
+
+
+def open_scene(features: Features, settings: Settings, first_mask: np.ndarray | None, names: dict[int, str] | None) -> Scene:
+    """Cluster the first window and fill the context: with frame 0 and its classes if there is a mask, as the paper does; else
+    with the whole window, lest clusters that are not in frame 0 vanish."""
+    s, context = settings.context, SceneContext(settings.context, settings.seed)
+    clusters = kmeans(features.context.flatten(0, 2), s, settings.seed)
+    assigned = clusters.labels.reshape(features.context.shape[:3])
+    if first_mask is not None:
+        classes = name_clusters(assigned[0], first_mask, s.num_clusters)
+        context.update(features.context[:1], classes[assigned[:1]])
+        named = [int(c) for c in np.unique(first_mask) if c != VOID]
+        called = {n: (names or {}).get(n, f"class {n}") for n in named} | {VOID: "void"}
+        lost = tuple(n for n in named if n not in classes[assigned[0]])
+        return Scene(context, _lookup(np.arange(VOID)), called, None, lost=lost)
+    context.update(features.context, assigned)
+    merges, names = merge_order(clusters), names or {}
+    scene = Scene(context, _lookup(np.arange(VOID)), {}, merges).cut(s.num_segments)
+    if unknown := sorted(set(names) - set(scene.names)):
+        raise InputError(f"there is a name for segment {unknown[0]}, but this run makes {sorted(set(scene.names) - {VOID})}")
+    return replace(scene, given=names).cut(s.num_segments)
+
+
+def check_mask(mask: np.ndarray, size: tuple[int, int], settings: Settings) -> np.ndarray:
+    """A first-frame mask as int64, or InputError if it does not fit the frames (`size` = (H, W)) or the settings."""
+    if mask.shape != tuple(size):
+        raise InputError(f"the first-frame mask is {mask.shape}, the frames are {tuple(size)}: resize it (nearest neighbour)")
+    if not np.issubdtype(mask.dtype, np.integer) or mask.min() < 0 or mask.max() > VOID:
+        raise InputError(
+            f"the first-frame mask holds {mask.min()} to {mask.max()} as {mask.dtype}: give whole numbers 0..254, 255 for void"
+        )
+    classes, clusters = np.setdiff1d(mask, [VOID]), settings.context.num_clusters
+    if list(classes) == [0] and VOID in mask:
+        raise InputError("the first-frame mask has class 0 and void (255) only: in a black-and-white mask, save the white as 1")
+    if not len(classes):
+        raise InputError("the first-frame mask is void everywhere: draw at least one class")
+    if len(classes) > clusters:
+        raise InputError(
+            f"the first-frame mask has {len(classes)} classes, but only {clusters} clusters are to be named: raise num_clusters"
+        )
+    if settings.context.num_segments is not None:
+        raise InputError(
+            "num_segments is for label-free runs: with a first-frame mask its classes are the segments, so leave it out"
+        )
+    return mask.astype(np.int64)
+
+
+def _lookup(segment: np.ndarray) -> np.ndarray:
+    """A table of 256 entries for label maps; void stays void."""
+    table = np.full(VOID + 1, VOID, dtype=np.int16)
+    table[: len(segment)] = segment
+    return table
