@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler, UNet2DConditionMode
 from diffusers.models import AutoencoderKL
 from scipy.fft import dctn
 
-from vidseg_core import InputError, load_backbone
+from vidseg_core import ContextSettings, InputError, Settings, UpsampleSettings, VidSeg, load_backbone
 from vidseg_core.features import QUERY
 from vidseg_core.registry import SD_BLOCKS, data_folder
 
@@ -170,6 +170,18 @@ def test_stable_diffusion_goes_through_the_same_door(sd_folder):
     assert taps[SD_BLOCKS[1] + QUERY].shape == (2, 4 * 8, 32), "queries at 1/16 of the frame"
     difference = backbone.codec.decode_difference(latents, latents * 0.5)
     assert (difference - (backbone.decode(latents) - backbone.decode(latents * 0.5))).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("strategy", ["direct", "reference"])
+def test_stable_diffusion_runs_through_all_stages(sd_folder, strategy):
+    """Random weights, so that nothing can be said of the labels but their shape and where they come from."""
+    frames = np.random.default_rng(0).integers(0, 256, (3, 50, 100, 3), dtype=np.uint8)
+    settings = Settings(
+        context=ContextSettings(num_clusters=3), upsample=UpsampleSettings(strategy=strategy), working_size=(64, 128), window=2
+    )
+    result = VidSeg(load_backbone(sd_folder, device="cpu"), settings)(frames)
+    assert result.labels.shape == frames.shape[:3] and result.refined.shape == (3, 4, 8)
+    assert set(np.unique(result.labels)) <= set(np.unique(result.refined)) and result.features.match.shape == (3, 4, 8, 32)
 
 
 @pytest.mark.parametrize("name", ["sd99", "no/such/folder"])

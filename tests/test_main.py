@@ -16,8 +16,7 @@ from PIL import Image
 
 from vidseg_core import generated_clip
 from vidseg_core.__main__ import main
-from vidseg_core.results import read_mask, write_mask
-from vidseg_core.video import encode_video
+from vidseg_core.results import encode_video, read_mask, write_mask
 
 CUP = str(Path(__file__).parents[1] / "data" / "clips" / "cup.mp4")
 QUICK = ["--size", "128x96", "--segments", "4"]

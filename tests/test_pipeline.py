@@ -225,6 +225,10 @@ def test_settings_that_do_not_fit_are_refused(backbone, clip):
     for features, words in (({"padding": 4}, "16"), ({"timestep": 5000}, "999"), ({"blocks": ("up_blocks.9",)}, "up_blocks.9")):
         with pytest.raises(InputError, match=words):
             VidSeg(backbone, Settings(features=FeatureSettings(**features)))
+    with pytest.raises(InputError, match="feature"):
+        VidSeg(backbone, quick())(clip.frames, keep=("feature",))
+    with pytest.raises(InputError, match="80 tokens"):
+        quick(max_context=79)
     with pytest.raises(InputError, match="0 segments"):
         VidSeg(backbone, quick())(clip.frames[:1]).at(0)
     with pytest.raises(InputError, match="leave it out"):

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from vidseg_core import results
-from vidseg_core.results import InputError, RunFolder, read_mask, read_names, write_mask, write_masks, write_run
+from vidseg_core.files import InputError, RunFolder
+from vidseg_core.results import read_mask, read_names, write_mask, write_masks, write_run
 from vidseg_core.video import read_frames
 from vidseg_core.viz import PALETTE
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidseg_core import video
+from vidseg_core import results, video
 from vidseg_core.video import InputError, open_clip, read_frames
 
 RNG = np.random.default_rng(0)
@@ -333,7 +333,7 @@ def test_size_that_changes_within_a_video(tmp_path):
 @pytest.mark.parametrize("size", [(64, 48), (33, 47), (16, 16), (1, 1)])
 def test_encoded_video_is_what_browsers_play(tmp_path, size):
     tints = np.zeros((6, *size, 3), np.uint8) + RNG.integers(30, 220, (6, 1, 1, 3)).astype(np.uint8)
-    video.encode_video(iter(tints), 30000 / 1001, tmp_path / "a.mp4")
+    results.encode_video(iter(tints), 30000 / 1001, tmp_path / "a.mp4")
     decoded = read_frames(tmp_path / "a.mp4")
     even = [n + n % 2 for n in size]
     assert decoded.shape == (6, *even, 3)
@@ -343,7 +343,7 @@ def test_encoded_video_is_what_browsers_play(tmp_path, size):
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
         assert stream.average_rate.as_integer_ratio() == (30000, 1001)
-    data = video.video_bytes(tints, 30000 / 1001)
+    data = results.video_bytes(tints, 30000 / 1001)
     assert data.find(b"moov") < data.find(b"mdat")
     assert len(list(av.open(io.BytesIO(data)).decode(video=0))) == 6
     assert os.listdir(tmp_path) == ["a.mp4"]
@@ -353,8 +353,8 @@ def test_refused_encodings_leave_the_old_file(tmp_path):
     path = tmp_path / "a.mp4"
     path.write_bytes(b"old")
     frames = [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 6, 3), np.uint8)]
-    refusal("no frames", "at least one", call=video.encode_video, frames=[], fps=25, target=path)
-    refusal("fps=0", call=video.encode_video, frames=frames[:1], fps=0, target=path)
+    refusal("no frames", "at least one", call=results.encode_video, frames=[], fps=25, target=path)
+    refusal("fps=0", call=results.encode_video, frames=frames[:1], fps=0, target=path)
     late = [np.zeros((4, 4, 3), np.uint8)] * 99 + frames[1:]  # late enough for the encoder to have written to disk
-    refusal("Frame 99", "6x4", "4x4", call=video.encode_video, frames=late, fps=25, target=path)
+    refusal("Frame 99", "6x4", "4x4", call=results.encode_video, frames=late, fps=25, target=path)
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a.mp4"]

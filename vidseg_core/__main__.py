@@ -11,8 +11,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from vidseg_core.errors import InputError
+from vidseg_core.files import RunFolder
 from vidseg_core.registry import MODELS
-from vidseg_core.results import RunFolder, read_mask, read_names, write_masks, write_run
+from vidseg_core.results import read_mask, read_names, write_masks, write_run
 from vidseg_core.settings import Settings
 from vidseg_core.video import open_clip
 

@@ -13,10 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vidseg_core.errors import InputError
+from vidseg_core.metrics import VOID
 from vidseg_core.settings import ContextSettings
 
-VOID = 255
-"""Label of pixels that belong to no class."""
 ROWS = 2048
 """Tokens compared at once by k-NN; bounds the distance matrix."""
 TOLERANCE = 1e-4
@@ -28,8 +27,8 @@ class Clusters:
     """K-means' result: `centroids` [K, d], `sizes` [K] tokens, `labels` [n] of the tokens, `inertia` the sum of squares."""
 
     centroids: Float[Tensor, "K d"]
-    sizes: Int[Tensor, "K"]
-    labels: Int[Tensor, "n"]
+    sizes: Int[Tensor, " K"]
+    labels: Int[Tensor, " n"]
     inertia: float
 
 
@@ -123,7 +122,7 @@ class SceneContext:
         return values[votes.argmax(1)].reshape(features.shape[:3])
 
 
-def stratified_draw(labels: Int[Tensor, "n"], count: int, least: int, seed: int) -> Int[Tensor, "m"]:
+def stratified_draw(labels: Int[Tensor, " n"], count: int, least: int, seed: int) -> Int[Tensor, " m"]:
     """Indices of `count` tokens, each label in proportion to its size but with at least `least` (or all) of its tokens."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=generator).to(labels.device)
@@ -135,7 +134,7 @@ def stratified_draw(labels: Int[Tensor, "n"], count: int, least: int, seed: int)
     return order[priority.sort(stable=True).indices[:count]].sort().values
 
 
-def name_clusters(labels: Int[Tensor, "h w"], mask: Int[np.ndarray, "H W"], num_clusters: int) -> Int[Tensor, "K"]:
+def name_clusters(labels: Int[Tensor, "h w"], mask: Int[np.ndarray, "H W"], num_clusters: int) -> Int[Tensor, " K"]:
     """Class of each cluster: the majority of the first frame's mask under its cells (the paper's protocol).
 
     Void pixels (255) do not vote; a cluster that lies on void alone, or is not in the first frame, is void.
@@ -171,7 +170,7 @@ def merge_order(clusters: Clusters) -> Int[np.ndarray, "merges 2"]:
     return np.array(order, dtype=int).reshape(-1, 2)
 
 
-def cut_merges(order: Int[np.ndarray, "merges 2"], num_segments: int | None) -> Int[np.ndarray, "K"]:
+def cut_merges(order: Int[np.ndarray, "merges 2"], num_segments: int | None) -> Int[np.ndarray, " K"]:
     """Segment of each cluster when `num_segments` are left; cuts are nested, and a segment that a coarser cut does not
     touch keeps its number, and so its colour. None: no merging."""
     segment = np.arange(len(order) + 1)

@@ -78,7 +78,7 @@ def find_moves(
     return moves, cosines
 
 
-def _peak(score: Float[Tensor, "r n"], best: Int[Tensor, "r"], grid: tuple[int, int]) -> Float[Tensor, "r 2"]:
+def _peak(score: Float[Tensor, "r n"], best: Int[Tensor, " r"], grid: tuple[int, int]) -> Float[Tensor, "r 2"]:
     """Offset (dy, dx) in -0.5..0.5 of the top of the parabola through the best score and its two neighbours; 0 at borders."""
     h, w = grid
     offsets = []
@@ -160,7 +160,7 @@ def vote(
     return labels.reshape(f, h, w), confidence.reshape(f, h, w)
 
 
-def _owners(tracks: Tracks, place: Tensor, visited: Tensor, cells: int, collision: str) -> Int[Tensor, "cells"]:
+def _owners(tracks: Tracks, place: Tensor, visited: Tensor, cells: int, collision: str) -> Int[Tensor, " cells"]:
     """The track that may write on each cell of the window, -1 for none. Later in `order` beats earlier."""
     number = torch.arange(len(place), device=place.device)[:, None].expand_as(place)[visited]
     order = number

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Integer
 
 VOID = 255
+"""Label of pixels that belong to no class."""
 
 
 def confusion(
@@ -28,7 +29,7 @@ def confusion(
     return np.bincount(rows * (num_classes + 1) + columns, minlength=num_classes * (num_classes + 1)).reshape(num_classes, -1)
 
 
-def class_iou(counts: Int[np.ndarray, "classes _"]) -> Float[np.ndarray, "classes"]:
+def class_iou(counts: Int[np.ndarray, "classes _"]) -> Float[np.ndarray, " classes"]:
     """TP / (TP + FP + FN) of each class; NaN for a class without ground-truth pixels."""
     square = counts[:, : len(counts)]
     hits, present = np.diag(square).astype(float), counts.sum(1) > 0

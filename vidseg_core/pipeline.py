@@ -24,6 +24,7 @@ from vidseg_core.features import Features, extract_features
 from vidseg_core.scene import Scene, check_mask, open_scene
 from vidseg_core.settings import Settings
 from vidseg_core.upsample import upsample
+from vidseg_core.video import windows
 
 Cells = Integer[np.ndarray, "n h w"]
 Pixels = Integer[np.ndarray, "n H W"]
@@ -82,7 +83,8 @@ class Segmentation:
 
     def save(self, folder: str | Path, fps: float = 25.0, overwrite: bool = False) -> Path:
         """Masks, overlay, table, contact sheet and run.json into `folder`, which must not exist unless `overwrite`."""
-        from vidseg_core.results import RunFolder, write_masks, write_run
+        from vidseg_core.files import RunFolder
+        from vidseg_core.results import write_masks, write_run
 
         with RunFolder(folder, overwrite) as unfinished:
             write_masks(unfinished / "masks", 0, self.labels)
@@ -121,8 +123,10 @@ class VidSeg:
         Without it the segments are anonymous. `names`: what to call the numbers; label-free segments of equal name become
         one. `keep`: which of "features" and "tracks" the result holds. Raises InputError for what can't be segmented.
         """
+        if unknown := sorted(set(keep) - set(KEPT)):
+            raise InputError(f"keep has {unknown[0]!r}; what can be kept or left out is {', '.join(KEPT)}")
         if not isinstance(frames, np.ndarray):
-            frames = np.concatenate([*_windows(frames, self.settings.window)] or [np.zeros((0, 1, 1, 3), np.uint8)])
+            frames = np.concatenate([*windows(frames, self.settings.window)] or [np.zeros((0, 1, 1, 3), np.uint8)])
         results = []
         for r in self.stream(frames, first_mask, names, progress):
             dropped = {name: None for name in KEPT if name not in keep}
@@ -147,14 +151,14 @@ class VidSeg:
     ) -> Iterator[WindowResult]:
         """Window after window in bounded memory; arguments as for calling. Frames may come from any iterable of equal
         uint8 images, such as a `Clip`. The first window is checked before the first result is asked for."""
-        windows = _windows(frames, self.settings.window)
-        first = next(windows, None)
+        groups = windows(frames, self.settings.window)
+        first = next(groups, None)
         if first is None:
             raise InputError("there are no frames; give at least one")
         if first_mask is not None:
             first_mask = check_mask(np.asarray(first_mask), first.shape[1:3], self.settings)
         names = None if names is None else dict(names if isinstance(names, Mapping) else enumerate(names))
-        return self._run(chain([first], windows), first_mask, names, progress or (lambda stage, frames: None))
+        return self._run(chain([first], groups), first_mask, names, progress or (lambda stage, frames: None))
 
     def resegment(self, result: Segmentation, num_segments: int | None, progress: Progress | None = None) -> Segmentation:
         """A label-free result with another number of segments: only stage 4 runs again."""
@@ -179,9 +183,9 @@ class VidSeg:
             "seconds": {stage: round(t, 3) for stage, t in timings.items()},
         }  # fmt: skip
 
-    def _run(self, windows: Iterator[np.ndarray], first_mask, names, progress: Progress) -> Iterator[WindowResult]:
+    def _run(self, groups: Iterator[np.ndarray], first_mask, names, progress: Progress) -> Iterator[WindowResult]:
         s, scene, start = self.settings, None, 0
-        for frames in windows:
+        for frames in groups:
             seconds: dict[str, float] = {}
             with _clock(seconds, "features"):
                 features = extract_features(self.backbone, self.images(frames), s, partial(progress, "features"))
@@ -229,26 +233,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:  # a checkout that is not installed
         return "not installed"
-
-
-def _windows(frames: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    """Groups of `size` consecutive frames, the last one shorter; each frame is checked."""
-    shape, group = None, []
-    for frame in frames:
-        frame = np.asarray(frame)
-        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
-            raise InputError(
-                f"a frame is {frame.dtype} {frame.shape}: frames are uint8 RGB, [H, W, 3] each and [f, H, W, 3] together"
-            )
-        shape = shape or frame.shape
-        if frame.shape != shape:
-            raise InputError(f"a frame is {frame.shape[:2]} after frames of {shape[:2]}: all frames of a clip have one size")
-        group.append(frame)
-        if len(group) == size:
-            yield np.stack(group)
-            group = []
-    if group:
-        yield np.stack(group)
 
 
 @contextmanager

@@ -1,24 +1,29 @@
-"""Label maps and runs on disk: masks, the table of segments, the record, and a folder that appears whole or not at all.
+"""What a run leaves on disk: masks, the overlay video, the table of segments, the contact sheet, the record.
 
 A label map is int [H, W] with class numbers 0..254, and 255 for void (not labelled).
 """
 
 import csv
+import io
 import json
-import os
-import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
+from av.video.reformatter import Colorspace
 from jaxtyping import Int64, Integer, UInt8
 from PIL import Image
 
 from vidseg_core.errors import InputError
-from vidseg_core.video import Frame, encode_video, replacing
+from vidseg_core.files import replacing
+from vidseg_core.video import Frame, same_size
 from vidseg_core.viz import PALETTE, VOID, blend, contact_sheet, png
 
 Labels = Integer[np.ndarray, "H W"]
@@ -130,6 +135,49 @@ def _as_bytes(labels: Labels) -> UInt8[np.ndarray, "H W"]:
     return labels.astype(np.uint8)
 
 
+def encode_video(frames: Iterable[Frame], fps: float | int, target: str | Path | io.BufferedIOBase) -> None:
+    """Write H.264 (yuv420p, BT.709, index first) that browsers play, to a path or an open binary file, one frame at a time.
+
+    yuv420p needs even sides: an odd one is extended by repeating its last row or column. Raises InputError if there are no
+    frames, if they differ in size or if fps is not above 0.
+    """
+    if isinstance(target, str | Path):
+        with replacing(target) as partial:
+            _encode(frames, fps, partial)
+        return
+    with tempfile.TemporaryDirectory() as folder:  # the index can be moved to the front only in a file on disk
+        _encode(frames, fps, Path(folder, "clip.mp4"))
+        with Path(folder, "clip.mp4").open("rb") as file:
+            shutil.copyfileobj(file, target)
+
+
+def video_bytes(frames: Iterable[Frame], fps: float | int) -> bytes:
+    """The MP4 of `encode_video` in memory, for an inline <video>."""
+    encode_video(frames, fps, memory := io.BytesIO())
+    return memory.getvalue()
+
+
+def _encode(frames: Iterable[Frame], fps: float | int, path: Path) -> None:
+    remaining = iter(frames)
+    first = next(remaining, None)
+    if first is None or not 1e-3 <= fps <= 1000:
+        raise InputError(
+            f"Got {'no' if first is None else 'some'} frames at fps={fps}. Expected at least one, fps in 0.001..1000."
+        )
+    height, width, _ = first.shape
+    pad = ((0, height % 2), (0, width % 2), (0, 0))
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "18"})
+        stream.height, stream.width, stream.pix_fmt = height + height % 2, width + width % 2, "yuv420p"
+        context = stream.codec_context  # H.273's 1 is BT.709: untagged, each player guesses other colours
+        context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
+        for i, frame in enumerate(chain([first], remaining)):
+            same_size(frame.shape[:2], (height, width), f"Frame {i} to encode")
+            rgb = av.VideoFrame.from_ndarray(np.pad(frame, pad, mode="edge"), format="rgb24")
+            container.mux(stream.encode(rgb.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)))
+        container.mux(stream.encode())
+
+
 def segment_table(labels: Iterable[Labels], names: dict[int, str]) -> list[dict[str, Any]]:
     """One row a label that is seen, by id: id, name, colour (#rrggbb), area (share of all pixels, 0..1), frames (how many
     show it), first and last (frame numbers from 0). A label without a name is called "segment <id>", 255 "void".
@@ -164,57 +212,3 @@ def write_json(path: str | Path, data: Any) -> None:
     """Write data as indented JSON (UTF-8)."""
     with replacing(path) as partial:
         partial.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-class RunFolder:
-    """`with RunFolder(folder) as partial:` write a run into a hidden sibling that becomes `folder` at the end.
-
-    On any exception, an interrupt included, the sibling is removed and what stood at `folder` is untouched. A folder that
-    is not empty is refused, and with `overwrite` replaced only if it holds a run.json; a file is always refused (InputError,
-    at construction). Should the last renaming fail, the old folder is put back and the finished sibling stays.
-    """
-
-    def __init__(self, folder: str | Path, overwrite: bool = False):
-        self.folder = Path(folder).expanduser().resolve()
-        self.overwrite = overwrite
-        if not self.folder.exists():
-            return
-        if not self.folder.is_dir():
-            raise InputError(f"{self.folder} is a file, expected a folder to write to. Choose another --out.")
-        if os.path.ismount(self.folder):
-            raise InputError(f"{self.folder} is a mount point and cannot be replaced. Choose a folder in it as --out.")
-        if any(self.folder.iterdir()) and not overwrite:
-            raise InputError(f"{self.folder} exists. Add --overwrite to replace it, or choose another --out.")
-        if not self._ours():
-            raise InputError(f"{self.folder} is not replaced, as it holds no run.json of an earlier run. Choose another --out.")
-
-    def _ours(self) -> bool:
-        return not any(self.folder.iterdir()) or (self.folder / "run.json").is_file()
-
-    def __enter__(self) -> Path:
-        self.partial = self.folder.with_name(f".{self.folder.name}.partial-{secrets.token_hex(4)}")
-        try:
-            self.partial.mkdir(parents=True)
-        except OSError as error:
-            raise InputError(f"{self.folder} cannot be made ({error.strerror}). Choose another --out.") from error
-        return self.partial
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is not None:
-            shutil.rmtree(self.partial, ignore_errors=True)
-            return
-        old = self.partial.with_name(f"{self.partial.name}-old")
-        try:
-            if self.folder.exists() and self.overwrite and self._ours():  # looked at again: the run took its time
-                self.folder.rename(old)
-            elif self.folder.exists():
-                self.folder.rmdir()  # fails, as it should, if it was filled in the meantime
-            self.partial.rename(self.folder)
-        except BaseException as error:
-            if old.exists() and not self.folder.exists():
-                old.rename(self.folder)
-            if not isinstance(error, OSError):
-                raise
-            message = f"The run is complete but cannot be renamed to {self.folder} ({error.strerror}). It is in {self.partial}."
-            raise InputError(message) from error
-        shutil.rmtree(old, ignore_errors=True)

@@ -3,11 +3,9 @@
 Where the real clips and the photographs come from, and their licences: `data/README.md`.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from PIL import Image
@@ -15,6 +13,8 @@ from scipy import ndimage
 from sklearn.datasets import load_sample_image
 
 from vidseg_core.registry import data_folder
+from vidseg_core.results import read_mask, read_names
+from vidseg_core.video import read_frames
 
 CLIPS = ("cup", "box")
 SMALLEST = 32  # pixels; below it a cut-out is a few pixels wide and its edge is most of it
@@ -88,11 +88,8 @@ def sample_clip(name: str) -> Sample:
         raise ValueError(f"no sample clip is called {name!r}; there are: {', '.join(CLIPS)}")
     folder = data_folder() / "clips"
     path = folder / f"{name}.mp4"
-    with av.open(str(path)) as container:
-        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
-    masks = {int(png.stem): np.array(Image.open(png), np.int64) for png in sorted((folder / name / "masks").glob("*.png"))}
-    names = json.loads((folder / name / "names.json").read_text())
-    return Sample(path, frames, masks, {int(key): value for key, value in names.items()})
+    masks = {int(png.stem): read_mask(png) for png in sorted((folder / name / "masks").glob("*.png"))}
+    return Sample(path, read_frames(path), masks, read_names(folder / name / "names.json"))
 
 
 def generated_clip(

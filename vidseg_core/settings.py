@@ -146,6 +146,11 @@ class Settings:
         for name, value in positive.items():
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}; it counts things, so give 1 or more")
+        least = self.context.num_clusters * self.context.neighbours
+        if self.context.max_context is not None and self.context.max_context < least:
+            raise InputError(
+                f"context.max_context is {self.context.max_context}; K * k = {least} tokens must fit, or labels vanish"
+            )
         if not 0 <= self.seed < 2**63:
             raise InputError(f"seed is {self.seed}; give 0 or more, below 2**63")
         if self.context.num_clusters > 255:

@@ -1,25 +1,18 @@
-"""Clips in, videos out. A frame is uint8 RGB [H, W, 3]."""
+"""Clips in: videos, folders of images, patterns. A frame is uint8 RGB [H, W, 3]."""
 
 import difflib
 import glob
-import io
-import os
 import re
-import secrets
-import shutil
-import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fractions import Fraction
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 
 import av
 import numpy as np
 from av.stream import Disposition
-from av.video.reformatter import Colorspace
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
@@ -56,7 +49,7 @@ class Clip:
         if self.files:
             for path in (self.files[i] for i in self.indices):
                 frame = _read_image(path)
-                _same_size(frame.shape[:2], self.size, path)
+                same_size(frame.shape[:2], self.size, path)
                 yield frame
         else:
             for coded in islice(_decode(self.source), self.indices.start, self.indices.stop, self.indices.step):
@@ -94,6 +87,26 @@ def open_clip(source: str | Path, start: int = 0, stop: int | None = None, strid
 def read_frames(source: str | Path, start: int = 0, stop: int | None = None, stride: int = 1) -> UInt8[np.ndarray, "f H W 3"]:
     """All frames of `open_clip` in one uint8 RGB array [f, H, W, 3]. Raises InputError as `open_clip` does."""
     return np.stack(list(open_clip(source, start, stop, stride)))
+
+
+def windows(frames: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """Groups [n, H, W, 3] of `size` consecutive frames, the last one shorter. InputError for what is no frame."""
+    shape, group = None, []
+    for frame in frames:
+        frame = np.asarray(frame)
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
+            raise InputError(
+                f"a frame is {frame.dtype} {frame.shape}: frames are uint8 RGB, [H, W, 3] each and [f, H, W, 3] together"
+            )
+        shape = shape or frame.shape
+        if frame.shape != shape:
+            raise InputError(f"a frame is {frame.shape[:2]} after frames of {shape[:2]}: all frames of a clip have one size")
+        group.append(frame)
+        if len(group) == size:
+            yield np.stack(group)
+            group = []
+    if group:
+        yield np.stack(group)
 
 
 def _image_files(path: Path) -> tuple[Path, ...]:
@@ -135,7 +148,7 @@ def _read_image(path: Path) -> Frame:
         raise InputError(f"{path} cannot be read as an image ({error}). Replace it or take it out of the clip.") from error
 
 
-def _same_size(size: tuple[int, int], first: tuple[int, int], where: Path | str) -> None:
+def same_size(size: tuple[int, int], first: tuple[int, int], where: Path | str) -> None:
     if size != first:
         raise InputError(
             f"{where} is {size[1]}x{size[0]} pixels, but the frames before it are {first[1]}x{first[0]}. "
@@ -195,7 +208,7 @@ def _decode(path: Path) -> Iterator[av.VideoFrame]:
                     if frame.is_corrupt:
                         raise EOFError
                     first = first or (frame.height, frame.width)
-                    _same_size((frame.height, frame.width), first, f"Frame {good} of {path}")
+                    same_size((frame.height, frame.width), first, f"Frame {good} of {path}")
                     good += 1
                     yield frame
                 packets += packet.size > 0
@@ -229,58 +242,3 @@ def _is_cut(path: Path) -> bool:
         length = int.from_bytes(segment[1][:width]) & unknown
         return length != unknown and segment.start(1) + width + length > size
     return False
-
-
-def encode_video(frames: Iterable[Frame], fps: float | int, target: str | Path | io.BufferedIOBase) -> None:
-    """Write H.264 (yuv420p, BT.709, index first) that browsers play, to a path or an open binary file, one frame at a time.
-
-    yuv420p needs even sides: an odd one is extended by repeating its last row or column. Raises InputError if there are no
-    frames, if they differ in size or if fps is not above 0.
-    """
-    if isinstance(target, str | Path):
-        with replacing(target) as partial:
-            _encode(frames, fps, partial)
-        return
-    with tempfile.TemporaryDirectory() as folder:  # the index can be moved to the front only in a file on disk
-        _encode(frames, fps, Path(folder, "clip.mp4"))
-        with Path(folder, "clip.mp4").open("rb") as file:
-            shutil.copyfileobj(file, target)
-
-
-def video_bytes(frames: Iterable[Frame], fps: float | int) -> bytes:
-    """The MP4 of `encode_video` in memory, for an inline <video>."""
-    encode_video(frames, fps, memory := io.BytesIO())
-    return memory.getvalue()
-
-
-def _encode(frames: Iterable[Frame], fps: float | int, path: Path) -> None:
-    remaining = iter(frames)
-    first = next(remaining, None)
-    if first is None or not 1e-3 <= fps <= 1000:
-        raise InputError(
-            f"Got {'no' if first is None else 'some'} frames at fps={fps}. Expected at least one, fps in 0.001..1000."
-        )
-    height, width, _ = first.shape
-    pad = ((0, height % 2), (0, width % 2), (0, 0))
-    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "18"})
-        stream.height, stream.width, stream.pix_fmt = height + height % 2, width + width % 2, "yuv420p"
-        context = stream.codec_context  # H.273's 1 is BT.709: untagged, each player guesses other colours
-        context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
-        for i, frame in enumerate(chain([first], remaining)):
-            _same_size(frame.shape[:2], (height, width), f"Frame {i} to encode")
-            rgb = av.VideoFrame.from_ndarray(np.pad(frame, pad, mode="edge"), format="rgb24")
-            container.mux(stream.encode(rgb.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)))
-        container.mux(stream.encode())
-
-
-@contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Gives another name in the same folder to write to, which replaces `path` at the end, or vanishes on an exception."""
-    path = Path(path)
-    partial = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.partial{path.suffix}")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-VOID = 255
+from vidseg_core.metrics import VOID
+
 Frame = UInt8[np.ndarray, "H W 3"]
 Labels = Integer[np.ndarray, "H W"]
 

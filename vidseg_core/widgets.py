@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 from vidseg_core.errors import InputError
 from vidseg_core.pipeline import Segmentation, VidSeg
+from vidseg_core.results import video_bytes
 from vidseg_core.upsample import upsample
-from vidseg_core.video import video_bytes
 from vidseg_core.viz import blend, compare, png
 
 Drawn = tuple[Figure, dict[str, Any]]
