@@ -149,6 +149,7 @@ def _read_image(path: Path) -> Frame:
 
 
 def same_size(size: tuple[int, int], first: tuple[int, int], where: Path | str) -> None:
+    """Refuse a frame whose (height, width) is not that of the first; `where` names it in the InputError."""
     if size != first:
         raise InputError(
             f"{where} is {size[1]}x{size[0]} pixels, but the frames before it are {first[1]}x{first[0]}. "
