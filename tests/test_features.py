@@ -55,6 +55,11 @@ def test_chunks_do_not_change_the_result(backbone, images):
 def test_padding_is_cropped_again(backbone, images):
     for padding in (0, 16, 32):
         assert extract_features(backbone, images[:1], with_features(backbone, padding=padding)).match.shape == (1, 12, 16, 96)
+    plain, padded = (extract_features(backbone, images[:1], with_features(backbone, padding=p)).match[0] for p in (0, 32))
+    inside = padded[4:8, 4:12]
+    shifted = {(y, x): plain[4 + y : 8 + y, 4 + x : 12 + x] for y in (-4, -1, 0, 1, 4) for x in (-4, -1, 0, 1, 4)}
+    likeness = {move: torch.cosine_similarity(inside, cells, dim=-1).mean().item() for move, cells in shifted.items()}
+    assert max(likeness, key=likeness.get) == (0, 0), "the crop is not where the padding was"
 
 
 def test_equal_frames_have_equal_features_under_shared_noise(backbone, images):
