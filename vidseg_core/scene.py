@@ -29,7 +29,7 @@ class Scene:
         if self.merges is None:
             raise InputError("this run has the classes of its mask; only a label-free run can change its number of segments")
         if num_segments is not None and not 1 <= num_segments <= len(self.merges) + 1:
-            raise InputError(f"{num_segments} segments cannot be had of {len(self.merges) + 1} clusters: give 1 up to that")
+            raise InputError(f"{num_segments} segments cannot be had: give 1 to {len(self.merges) + 1}, the clusters")
         segment, first = _lookup(cut_merges(self.merges, num_segments)), {}
         names = {n: f"segment {n}" for n in np.unique(segment).tolist()} | {VOID: "void"}
         for number in sorted(set(self.given) & set(names)):
