@@ -1,13 +1,16 @@
 # make demo   install, segment a sample clip with the embedded model, run the overview notebook
 # make lab    install, open the workbook
 # make test   install, unit tests, notebooks, paired notebooks in step, lint
+# make test-full   Stable Diffusion and Stable Video Diffusion at full size with random weights: 12 GB of memory, some minutes
+# make gpu-check MODEL=sd21-base [VSPW=folder]   download a model, run the sample clips, write a report
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 NOTEBOOKS := $(wildcard notebooks/*.py)
 
-.PHONY: install demo figures lab test unit notebooks pair sync lint format clean
+.PHONY: install demo figures lab test test-full gpu-check unit notebooks pair sync lint format clean
+MODEL ?= sd21-base
 .DEFAULT_GOAL := test
 
 install: $(STAMP)
@@ -41,6 +44,12 @@ test: install lint sync unit notebooks
 
 unit: install
 	$(BIN)/python -m pytest
+
+test-full: install
+	$(BIN)/python -m pytest tests/full
+
+gpu-check: install
+	$(BIN)/python benchmarks/gpu_check.py --model $(MODEL) $(if $(VSPW),--vspw $(VSPW))
 
 notebooks: install
 	VIDSEG_FAST=1 $(BIN)/python -m pytest -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout=120 notebooks/*.ipynb

@@ -37,11 +37,13 @@ import numpy as np
 
 from vidseg_core import ContextSettings, Settings, VidSeg, load_backbone, sample_clip
 from vidseg_core.metrics import class_iou, confusion
+from vidseg_core.registry import MODELS
 from vidseg_core.viz import compare, show_frames, show_stages
+from vidseg_core.weights import on_disk
 from vidseg_core.widgets import explore_segments, play
 
 FAST = os.environ.get("VIDSEG_FAST") == "1"  # CI sets it: fewer frames, the same steps
-MODEL = "tiny"  # or "sd21-base"; see `python -m vidseg_core models`
+MODEL = "tiny"  # or "sd21-base", "svd", a folder that diffusers saved, a hub id
 
 # %% [markdown]
 # ## A clip
@@ -54,12 +56,25 @@ print(f"{len(frames)} frames of {frames.shape[2]}x{frames.shape[1]} pixels, {fra
 show_frames({f"frame {k}": frames[k] for k in np.linspace(0, len(frames) - 1, 4).astype(int)})
 
 # %% [markdown]
+# ## A model
+# Which models could you take? Change `MODEL` in the first cell and run the notebook again: everything below stays as it is. A model that is
+# not on this machine is downloaded the first time. If that cannot be (no network, a licence to accept first, too little
+# memory), `load_backbone` stops with one sentence that says what to do, and nothing else happens.
+
+# %%
+for name, model in MODELS.items():
+    size = f"{model.download_gb(half=True):.1f} GB in half precision"
+    print(f"{name:10} {model.family:6} {'is on this machine' if on_disk(model) else f'to be downloaded: {size}'}")
+backbone = load_backbone(MODEL)
+
+# %% [markdown]
+# Notice the video model at the end: in it, the frames of a window see each other. The stages below do not know which kind they hold.
+#
 # ## Segment it
 # How little does it take? One call. Without any help the method finds segments, not classes: it may tell that the cup is one thing
 # and the hand another, but not what they are called. K-means makes 20 clusters, and similar ones are merged until 8 remain.
 
 # %%
-backbone = load_backbone(MODEL)
 vidseg = VidSeg(backbone, Settings(context=ContextSettings(num_clusters=20, num_segments=8)))
 result = vidseg(frames)
 print({stage: f"{seconds:.1f} s" for stage, seconds in result.timings.items()})

@@ -5,13 +5,13 @@ import time
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, UNet2DConditionModel
-from diffusers.models import AutoencoderKL
+from diffusers import DDIMScheduler, EulerDiscreteScheduler
+from families import small
 from scipy.fft import dctn
 
-from vidseg_core import ContextSettings, InputError, Settings, UpsampleSettings, VidSeg, load_backbone
-from vidseg_core.features import QUERY
-from vidseg_core.registry import SD_BLOCKS, data_folder
+from vidseg_core import ConditionSettings, ContextSettings, InputError, Settings, UpsampleSettings, VidSeg, load_backbone
+from vidseg_core.features import QUERY, extract_features
+from vidseg_core.registry import SD21_BASE, SD_BLOCKS, SVD, data_folder
 
 BLOCK = "up_blocks.1.attentions.0.transformer_blocks.0.attn2"
 
@@ -84,7 +84,8 @@ def test_guidance_mixes_both_halves(backbone, images, monkeypatch):
     x = backbone.encode(images[:2]) + torch.randn(2, 12, 24, 32)
     unconditional = backbone.denoise(x, 119)  # this model's condition is the zero embedding
     assert (backbone.denoise(x, 119, guidance=5.0) - unconditional).abs().max() < 1e-4
-    monkeypatch.setattr(backbone, "condition", torch.randn(1, 1, 32))
+    embedding = torch.randn(1, 1, 32)
+    monkeypatch.setattr(backbone, "prompt", lambda text: embedding)
     conditional = backbone.denoise(x, 119)
     assert (conditional - unconditional).abs().max() > 1e-3
     expected = unconditional + 5 * (conditional - unconditional)
@@ -138,50 +139,122 @@ def test_working_size_keeps_area_and_aspect(backbone):
     assert min(backbone.working_size(16, 4000)) >= 64
 
 
-@pytest.fixture(scope="module")
-def sd_folder(tmp_path_factory):
-    """Stable Diffusion's block structure with few channels and random weights, saved as diffusers saves it."""
-    folder = tmp_path_factory.mktemp("sd")
-    torch.manual_seed(0)
-    down = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
-    up = tuple(kind.replace("Down", "Up") for kind in down[::-1])
-    UNet2DConditionModel(
-        block_out_channels=(32, 32, 64, 64), down_block_types=down, up_block_types=up,
-        cross_attention_dim=32, attention_head_dim=8, norm_num_groups=8,
-    ).save_pretrained(folder / "unet")  # fmt: skip
-    AutoencoderKL(
-        block_out_channels=(8, 8, 8, 8), norm_num_groups=4, down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=4,
-    ).save_pretrained(folder / "vae")  # fmt: skip
-    EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").save_pretrained(
-        folder / "scheduler"
-    )
-    return folder
+@pytest.fixture(scope="module", params=["sd15", "sd21-base", "sd21"])
+def sd(request, tmp_path_factory):
+    """Stable Diffusion's families with few channels and random weights, through diffusers' own `save_pretrained`."""
+    return load_backbone(small(request.param, tmp_path_factory.mktemp(request.param)), device="cpu")
 
 
-def test_stable_diffusion_goes_through_the_same_door(sd_folder):
-    backbone = load_backbone(sd_folder, device="cpu")
-    assert backbone.model.blocks == SD_BLOCKS and backbone.codec.factor == 8 and backbone.multiple == 64
-    images = torch.rand(2, 3, 64, 128) * 2 - 1
-    latents = backbone.encode(images)
+def test_stable_diffusion_goes_through_the_same_door(sd):
+    assert sd.model.blocks == SD_BLOCKS and sd.codec.factor == 8 and sd.multiple == 64
+    latents = sd.encode(torch.rand(2, 3, 64, 128) * 2 - 1)
     assert latents.shape == (2, 4, 8, 16)
-    with backbone.tap((SD_BLOCKS[1] + QUERY,)) as taps:
-        assert backbone.denoise(latents, 39).shape == latents.shape
-    assert taps[SD_BLOCKS[1] + QUERY].shape == (2, 4 * 8, 32), "queries at 1/16 of the frame"
-    difference = backbone.codec.decode_difference(latents, latents * 0.5)
-    assert (difference - (backbone.decode(latents) - backbone.decode(latents * 0.5))).abs().max() < 1e-5
+    difference = sd.decode_difference(latents, latents * 0.5)
+    assert (difference - (sd.decode(latents) - sd.decode(latents * 0.5))).abs().max() < 1e-5
+
+
+def test_stable_diffusions_estimate_is_the_schedulers(sd):
+    """Whatever the network predicts: pred_original_sample at the paper's step 22, from the model's own scheduler file."""
+    scheduler = EulerDiscreteScheduler.from_config(sd.scheduler, timestep_spacing="trailing")
+    scheduler.set_timesteps(25)
+    t, x = scheduler.timesteps[22], torch.randn(2, 4, 8, 16)
+    with torch.inference_mode():
+        output = sd.unet(scheduler.scale_model_input(x, t), t, sd.prompt("").expand(2, -1, -1)).sample
+    expected = scheduler.step(output, t, x).pred_original_sample
+    assert (sd.denoise(x, float(t)) - expected).abs().max() < 1e-4
+    assert sd.scheduler["prediction_type"] in ("epsilon", "v_prediction")
+
+
+def test_stable_diffusions_sigmas_are_closed_forms(sd):
+    """FIELD: steps 22, 23, 24 of 25 trailing ones: 0.387, 0.296, 0.196; all of them to a relative 1e-5."""
+    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    alphas = np.cumprod(1 - betas)
+    timesteps, sigmas = sd.schedule(25)
+    for step, t in enumerate(range(999, 0, -40)):
+        closed = ((1 - alphas[t]) / alphas[t]) ** 0.5
+        assert timesteps[step] == t and sigmas[step] == pytest.approx(closed, rel=1e-5)
+        assert sd.sigma(t) == pytest.approx(closed, rel=1e-6)
+    assert sigmas[22:25] == pytest.approx([0.387, 0.296, 0.196], abs=5e-4)
+
+
+def test_the_prompt_is_clips(sd):
+    """Empty by default, padded to 77 tokens; another text gives another embedding, and another estimate."""
+    assert sd.prompt("").shape == (1, 77, 32) and (sd.prompt("") == sd.prompt("")).all()
+    assert (sd.prompt("a cat") - sd.prompt("")).abs().max() > 1e-3
+    x = torch.randn(1, 4, 8, 16)
+    told = sd.condition(x.new_zeros(1, 3, 64, 128), ConditionSettings(prompt="a cat"), 0)
+    assert (sd.denoise(x, 119, condition=told) - sd.denoise(x, 119)).abs().max() > 1e-6
+    words = sd.prompt("a " * 200)
+    assert words.shape == (1, 77, 32), "longer texts are cut"
+
+
+def test_stable_diffusions_features_are_a_manual_walk(sd):
+    """Queries of output blocks 6, 7, 8 by calling the submodules one after the other up to that layer."""
+    images = torch.rand(2, 3, 64, 128) * 2 - 1
+    found = extract_features(sd, images, Settings(working_size=(64, 128)).resolve(sd.model))
+    unet, sigma = sd.unet, sd.sigma(39)
+    x = (sd.encode(images) + sigma * sd.noise(sd.encode(images), 0, shared=True)) / (sigma**2 + 1) ** 0.5
+    context, t = sd.prompt("").expand(2, -1, -1), torch.full((2,), 39)
+    with torch.inference_mode():
+        embedded = unet.time_embedding(unet.time_proj(t))
+        h = unet.conv_in(x)
+        skips = [h]
+        for block in unet.down_blocks:
+            told = {"encoder_hidden_states": context} if hasattr(block, "attentions") else {}
+            h, more = block(h, temb=embedded, **told)
+            skips += more
+        h = unet.mid_block(h, embedded, encoder_hidden_states=context)
+        for n in (0, 1):
+            part, skips = tuple(skips[-3:]), skips[:-3]
+            told = {"encoder_hidden_states": context} if n else {}
+            h = unet.up_blocks[n](h, part, temb=embedded, **told)
+        queries = []
+        for resnet, attention in zip(unet.up_blocks[2].resnets, unet.up_blocks[2].attentions, strict=True):
+            h = resnet(torch.cat([h, skips.pop()], 1), embedded)
+            tokens = attention.norm(h)
+            linear = isinstance(attention.proj_in, torch.nn.Linear)
+            tokens = tokens.flatten(2).transpose(1, 2) if linear else attention.proj_in(tokens).flatten(2).transpose(1, 2)
+            tokens = attention.proj_in(tokens) if linear else tokens
+            block = attention.transformer_blocks[0]
+            queries.append(block.attn1.to_q(block.norm1(tokens)))
+            h = attention(h, context).sample
+    mean = sum(queries) / 3
+    expected = (mean / mean.abs().amax(-1, keepdim=True)).reshape(2, 4, 8, -1)
+    assert (found.context - expected).abs().max() < 1e-4
+    middle = queries[1] / queries[1].abs().amax(-1, keepdim=True)
+    assert (found.match - middle.reshape(2, 4, 8, -1)).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("strategy", ["direct", "reference"])
-def test_stable_diffusion_runs_through_all_stages(sd_folder, strategy):
+def test_stable_diffusion_runs_through_all_stages(sd, strategy):
     """Random weights, so that nothing can be said of the labels but their shape and where they come from."""
     frames = np.random.default_rng(0).integers(0, 256, (3, 50, 100, 3), dtype=np.uint8)
     settings = Settings(
         context=ContextSettings(num_clusters=3), upsample=UpsampleSettings(strategy=strategy), working_size=(64, 128), window=2
     )
-    result = VidSeg(load_backbone(sd_folder, device="cpu"), settings)(frames)
+    result = VidSeg(sd, settings)(frames)
     assert result.labels.shape == frames.shape[:3] and result.refined.shape == (3, 4, 8)
     assert set(np.unique(result.labels)) <= set(np.unique(result.refined)) and result.features.match.shape == (3, 4, 8, 32)
+    assert Settings().resolve(sd.model).upsample.strategy == "reference", "until direct is measured on real weights"
+
+
+def test_guidance_over_frames_is_for_video(sd):
+    with pytest.raises(InputError, match="image model"):
+        VidSeg(sd, Settings(upsample=UpsampleSettings(guidance=(1.0, 2.5))))
+
+
+def test_block_names_are_those_of_the_original_checkpoints():
+    """The original's output block n is up_blocks[n // 3].attentions[n % 3]: through diffusers' own converter."""
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+
+    tag, query = "model.diffusion_model.output_blocks", "1.transformer_blocks.0.attn1.to_q.weight"
+    original = {f"{tag}.{n}.0.in_layers.0.weight": torch.tensor([100.0 + n]) for n in range(12)}
+    original |= {f"{tag}.{n}.{query}": torch.tensor([float(n)]) for n in range(3, 12)}
+    converted = convert_ldm_unet_checkpoint(original, {"layers_per_block": 2})
+    for n in (6, 7, 8):
+        assert converted[SD_BLOCKS[n - 6] + QUERY + ".weight"].item() == n
+    assert SD21_BASE.modulated.startswith("up_blocks.2.attentions.1."), "output block 7"
+    assert SVD.modulated.startswith("up_blocks.2.attentions.2."), "output block 8"
 
 
 @pytest.mark.parametrize("name", ["sd99", "no/such/folder"])

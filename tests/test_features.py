@@ -104,13 +104,14 @@ def test_position_channels():
 def test_reference_features_follow_the_guided_schedule(backbone, images, monkeypatch):
     """FIELD: noise at step 22, guided Euler steps 22 and 23, queries of the conditional half at step 24, mean of the blocks."""
     settings = dataclasses.replace(Settings.reference("tiny"), working_size=SMALL)
-    monkeypatch.setattr(backbone, "condition", torch.randn(1, 1, 32))  # else both halves of the guidance batch are equal
+    embedding = torch.randn(1, 1, 32)
+    monkeypatch.setattr(backbone, "prompt", lambda text: embedding)  # else both halves of the guidance batch are equal
     features = extract_features(backbone, images[:2], settings)
     scheduler = EulerDiscreteScheduler.from_config(backbone.scheduler, timestep_spacing="trailing")
     scheduler.set_timesteps(25)
     latents = backbone.encode(images[:2])
     x = latents + scheduler.sigmas[22] * torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
-    condition = torch.cat([torch.zeros(2, 1, 32), backbone.condition.expand(2, -1, -1)])
+    condition = torch.cat([torch.zeros(2, 1, 32), backbone.prompt("").expand(2, -1, -1)])
     for step in (22, 23, 24):
         t = scheduler.timesteps[step]
         queries, output = manual_queries(backbone.unet, scheduler.scale_model_input(torch.cat([x, x]), t), t, condition)

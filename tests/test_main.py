@@ -202,7 +202,7 @@ def test_bad_options_get_a_sentence(tmp_path, images, earlier, capsys, case):
 
 
 def test_an_existing_folder_is_refused_before_any_work(images, earlier, capsys, monkeypatch):
-    monkeypatch.setattr("vidseg_core.backbone.load_backbone", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("vidseg_core.loading.load_backbone", lambda *_: pytest.fail("the model was loaded"))
     assert_refused(segment(images, earlier, *QUICK), capsys.readouterr(), ["--overwrite", "out"])
 
 

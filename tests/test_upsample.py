@@ -12,12 +12,10 @@ from scipy.ndimage import gaussian_filter1d
 
 from vidseg_core import Settings, UpsampleSettings, generated_clip
 from vidseg_core.upsample import (
-    add,
     claim,
     direct_pairs,
     enlarge,
     gaussian_blur,
-    modulation,
     reference_pairs,
     response,
     score,
@@ -147,14 +145,14 @@ def test_blur_is_scipys():
     assert np.abs(gaussian_blur(maps, 5, 3.0)[0].numpy() - expected).max() < 1e-6
 
 
-def test_modulation_lands_on_its_tokens():
-    cells = torch.zeros(2, 3, 4, dtype=torch.bool)
-    cells[0, 1, 2] = cells[1, 2, 0] = True
-    shift = modulation(cells, 5.0)
-    assert shift.shape == (2, 12, 1) and shift[0, 6, 0] == 5 and shift[1, 8, 0] == 5 and shift.sum() == 10
-    assert torch.equal(add(torch.zeros(2, 12, 7), shift), shift.expand(2, 12, 7))
-    with pytest.raises(ValueError, match="48 tokens, the masks 12"):
-        add(torch.zeros(2, 48, 7), shift)
+def test_modulation_lands_on_its_tokens(backbone):
+    shift = torch.zeros(2, 3, 4)
+    shift[0, 1, 2] = shift[1, 2, 0] = 5
+    ((path, edit),) = backbone.modulation("some.attn2", shift, frames=2).items()
+    changed = edit(torch.zeros(2, 12, 7))
+    assert path == "some.attn2" and (changed[0, 6] == 5).all() and (changed[1, 8] == 5).all() and changed.sum() == 70
+    with pytest.raises(ValueError, match=r"\(2, 48\) tokens, the masks \(2, 12\)"):
+        edit(torch.zeros(2, 48, 7))
 
 
 # the paper's code, quirk by quirk
@@ -174,8 +172,9 @@ def test_reference_steps_are_a_plain_loop(backbone, images, monkeypatch):
         name: module for name, module in backbone.unet.named_modules()
         if name.startswith("up_blocks") and name.split(".")[-1] in ("to_q", "to_k")
     }  # fmt: skip
-    monkeypatch.setattr(backbone, "condition", torch.randn(1, 1, 32))  # else both halves of the guidance batch are equal
-    condition = torch.cat([torch.zeros(2, 1, 32), backbone.condition.expand(2, -1, -1)])
+    embedding = torch.randn(1, 1, 32)
+    monkeypatch.setattr(backbone, "prompt", lambda text: embedding)  # else both halves of the guidance batch are equal
+    condition = torch.cat([torch.zeros(2, 1, 32), backbone.prompt("").expand(2, -1, -1)])
 
     def run(step, x, hooks):
         handles = [module.register_forward_hook(hook) for module, hook in hooks]

@@ -12,10 +12,11 @@ from tqdm import tqdm
 
 from vidseg_core.errors import InputError
 from vidseg_core.files import RunFolder
-from vidseg_core.registry import MODELS
+from vidseg_core.registry import MODELS, TINY
 from vidseg_core.results import read_mask, read_names, write_masks, write_run
 from vidseg_core.settings import Settings
 from vidseg_core.video import open_clip
+from vidseg_core.weights import on_disk, resolve
 
 STAGES = ("features", "context", "refine", "upsample", "write")
 
@@ -47,10 +48,11 @@ def segment(options: argparse.Namespace) -> None:
     folder = RunFolder(target, options.overwrite)
 
     # torch and diffusers take seconds to import: not before the input is checked
-    from vidseg_core.backbone import load_backbone
+    from vidseg_core.loading import load_backbone
     from vidseg_core.pipeline import VidSeg
 
-    vidseg, timings = VidSeg(load_backbone(options.model, options.device), settings), {}
+    backbone = load_backbone(options.model, options.device, options.dtype, options.offload)
+    vidseg, timings = VidSeg(backbone, settings), {}
     with folder as unfinished, _bars(clip.num_frames) as tick:
         for window in vidseg.stream(clip, mask, names, tick):
             write_masks(unfinished / "masks", window.start, window.labels)
@@ -71,9 +73,16 @@ def _stem(clip: str) -> str:
 
 
 def models(options: argparse.Namespace) -> None:
-    """List the models of the registry."""
+    """List the models of the registry, what they take, and which are on this machine."""
+    row = "{:10} {:6} {:10} {:9} {:13} {:12} {:9} {:32} {}"
+    print(row.format("model", "family", "trained at", "predicts", "download, GB", "on disk", "stage 4", "licence", "source"))
     for model in MODELS.values():
-        print(f"{model.name:10}  {model.native[1]}x{model.native[0]}  {model.licence:28}  {model.sources[0]}")
+        size = " / ".join(f"{model.download_gb(half):.1f}" for half in (False, True)) if model is not TINY else "embedded"
+        native, there = f"{model.native[1]}x{model.native[0]}", "yes" if on_disk(model) else "no"
+        print(row.format(model.name, model.family, native, model.prediction[:9], size, there, model.strategy, model.licence,
+                         model.sources[0] + (f" ({model.note})" if model.note else "")))  # fmt: skip
+    print("\nDownload: in full / half precision; memory for the weights is the same.")
+    print("--model also takes a folder that diffusers saved or a hub id OWNER/NAME of these families.")
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -86,13 +95,15 @@ def _settings(options: argparse.Namespace) -> Settings:
             raise InputError(f"{options.settings} cannot be read as settings ({error}): give a run.json") from error
         base = Settings.from_dict(data.get("settings", data) if isinstance(data, dict) else data)
     else:
-        base = Settings.reference(options.model) if options.reference else Settings()
+        base = Settings.reference(resolve(options.model)) if options.reference else Settings()
     if options.first_mask is not None and options.segments is None:
         base = replace(base, context=replace(base.context, num_segments=None))
     context = {"num_clusters": options.clusters, "num_segments": options.segments}
-    top = {"seed": options.seed, "working_size": options.size and _size(options.size)}
+    top = {"seed": options.seed, "working_size": options.size and _size(options.size), "window": options.window}
+    told = {} if options.prompt is None else {"prompt": options.prompt}
     return replace(
         base,
+        condition=replace(base.condition, **told),
         context=replace(base.context, **{k: v for k, v in context.items() if v is not None}),
         upsample=replace(base.upsample, **({"strategy": options.strategy} if options.strategy else {})),
         **{k: v for k, v in top.items() if v is not None},
@@ -148,9 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     add("clip", metavar="CLIP", help="a video (mp4, webm, mov, avi, gif), a folder of images, or a glob pattern in quotes")
     add("--out", metavar="DIR", help="where to write (default: outputs/NAME-OF-CLIP)")
     add("--overwrite", action="store_true", help="replace the result of an earlier run")
-    add(
-        "--model", default="tiny", metavar="NAME", help=f"{', '.join(MODELS)}, or a folder that diffusers saved (default: tiny)"
-    )
+    add("--model", default="tiny", metavar="NAME", help=f"{', '.join(MODELS)}, a folder that diffusers saved, or a hub id")
     add("--segments", type=int, metavar="N", help="merge the clusters to N segments (default: as many as clusters)")
     add("--clusters", type=int, metavar="K", help="clusters of K-means (default: 20)")
     add(
@@ -166,7 +175,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--reference", action="store_true", help="all settings as the paper's code has them, quirks included")
     add("--settings", metavar="FILE", help="settings from a run.json; options given beside it prevail")
     add("--seed", type=int, metavar="N", help="the only source of randomness (default: 0)")
+    add("--window", type=int, metavar="N", help="frames that are segmented together (default: 14)")
+    add("--prompt", metavar="TEXT", help="what image models are told (default: nothing, as in the paper)")
     add("--device", metavar="NAME", help="cuda, mps or cpu (default: the first of these that is there)")
+    add("--dtype", choices=("float32", "float16", "bfloat16"), help="precision (default: float16 on cuda, else float32)")
+    add("--offload", action="store_true", help="keep weights in main memory and move each part to the device while it runs")
     commands.add_parser("models", help="list the models", description=models.__doc__).set_defaults(run=models)
     return parser
 

@@ -1,9 +1,11 @@
 """Between pixels and latents: one small interface, two implementations.
 
-`AutoencoderCodec` wraps the VAE of Stable Diffusion. `BlockDCT` is the fixed linear codec of the embedded model: an orthonormal
-4x4 block DCT of YCbCr (the transform of JPEG, Wallace 1992) that keeps the lowest frequencies, standardised per channel.
+`AutoencoderCodec` wraps the VAE of Stable Diffusion and Stable Video Diffusion. `BlockDCT` is the fixed linear codec of
+the embedded model: an orthonormal 4x4 block DCT of YCbCr (the transform of JPEG, Wallace 1992) that keeps the lowest
+frequencies, standardised per channel.
 """
 
+import inspect
 import json
 import math
 from pathlib import Path
@@ -90,26 +92,29 @@ class BlockDCT:
 
 
 class AutoencoderCodec:
-    """Stable Diffusion's VAE: diffusers' `AutoencoderKL`, its posterior mean, and its scaling factor.
+    """The VAE of Stable Diffusion (`AutoencoderKL`) or of Stable Video Diffusion (`AutoencoderKLTemporalDecoder`): the mean of
+    its posterior, times its scaling factor.
 
-    The decoder runs one image at a time: it is the largest consumer of memory, and results then do not depend on the chunk.
+    One image at a time, in both directions: the decoder is the largest consumer of memory, and results then do not depend
+    on the chunk; a temporal decoder sees clips of one frame.
     """
 
-    def __init__(self, vae: torch.nn.Module):
-        self.vae = vae
+    def __init__(self, vae: torch.nn.Module, device: torch.device | None = None):
+        self.vae, self.device = vae, device or vae.device
         self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
         self.channels = vae.config.latent_channels
         self.scale = vae.config.scaling_factor
+        self.options = {"num_frames": 1} if "num_frames" in inspect.signature(vae.decode).parameters else {}
 
     def encode(self, images: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
         """See `Codec.encode`. The mean of the posterior, not a sample: the only noise is the one that is asked for."""
-        images = images.to(self.vae.device, self.vae.dtype)
+        images = images.to(self.device, self.vae.dtype)
         return torch.cat([self.vae.encode(i[None]).latent_dist.mode() for i in images]) * self.scale
 
     def decode(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
         """See `Codec.decode`."""
-        latents = latents.to(self.vae.device, self.vae.dtype) / self.scale
-        return torch.cat([self.vae.decode(z[None]).sample for z in latents])
+        latents = latents.to(self.device, self.vae.dtype) / self.scale
+        return torch.cat([self.vae.decode(z[None], **self.options).sample for z in latents])
 
     def decode_difference(self, a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
         """See `Codec.decode_difference`."""

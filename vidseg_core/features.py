@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from vidseg_core.backbone import Backbone
+from vidseg_core.backbone import Backbone, Condition
 from vidseg_core.settings import Settings
 
 QUERY = ".transformer_blocks.0.attn1.to_q"
@@ -34,14 +34,23 @@ def extract_features(
 ) -> Features:
     """Queries of the feature blocks for RGB frames in [-1, 1] at the working size (multiples of `backbone.multiple`).
 
-    `settings` must be resolved. Frames pass in chunks; `progress` is told how many frames each chunk finished.
+    `settings` must be resolved. Frames pass in chunks, and the draw of noise does not depend on the size of a chunk;
+    `progress` is told how many frames each chunk finished.
     """
-    s, parts = settings.features, []
-    for chunk, noises in _chunks(backbone, images, settings):
-        queries = [_queries(backbone, chunk, noise, settings) for noise in noises]
-        parts.append([sum(q[part] for q in queries) / len(queries) for part in range(2)])
-        progress(len(chunk))
-    context, match = (torch.cat(maps) for maps in zip(*parts, strict=True))
+    s = settings.features
+    if s.padding:
+        images = F.pad(images, (s.padding,) * 4, mode="reflect")
+    latents = backbone.encode(images)
+    condition = backbone.condition(images, settings.condition, settings.seed)
+    noises = [backbone.noise(latents, settings.seed + n, s.noise == "shared").expand_as(latents) for n in range(s.ensemble)]
+
+    def chunk(part: slice) -> tuple[Tensor, Tensor]:
+        queries = [_queries(backbone, latents[part], noise[part], condition, settings) for noise in noises]
+        progress(len(latents[part]))
+        return tuple(sum(q[n] for q in queries) / len(queries) for n in range(2))
+
+    chunks = backbone.pieces.run(len(latents), len(latents) if backbone.coupled else s.chunk, chunk)
+    context, match = (torch.cat(maps) for maps in zip(*chunks, strict=True))
     context = normalise(context, s.normalise)
     return Features(append_position(context, s.position), normalise(match, s.normalise))
 
@@ -64,28 +73,17 @@ def append_position(features: Float[Tensor, "f h w d"], weight: float) -> Float[
     return torch.cat([features, weight * grid.expand(f, -1, -1, -1)], dim=-1)
 
 
-def _chunks(backbone: Backbone, images: Tensor, settings: Settings):
-    """Latents and their noises, a chunk of frames at a time; the draw does not depend on the size of a chunk."""
-    s = settings.features
-    if s.padding:
-        images = F.pad(images, (s.padding,) * 4, mode="reflect")
-    latents = torch.cat([backbone.encode(c) for c in images.split(s.chunk)])
-    shared = s.noise == "shared"
-    noises = [backbone.noise(latents, settings.seed + n, shared).expand_as(latents) for n in range(s.ensemble)]
-    for start in range(0, len(latents), s.chunk):
-        part = slice(start, start + s.chunk)
-        yield latents[part], [noise[part] for noise in noises]
-
-
-def _queries(backbone: Backbone, latents: Tensor, noise: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
+def _queries(
+    backbone: Backbone, latents: Tensor, noise: Tensor, condition: Condition, settings: Settings
+) -> tuple[Tensor, Tensor]:
     """Context and match queries [f, h, w, d] of one noising of the frames, border cropped, not normalised."""
     s = settings.features
     paths = tuple(block + QUERY for block in dict.fromkeys(s.blocks + s.match_blocks))
     with backbone.tap(paths) as taps:
         if s.schedule == "direct":
-            backbone.denoise(latents + backbone.sigma(s.timestep) * noise, s.timestep)
+            backbone.denoise(latents + backbone.sigma(s.timestep) * noise, s.timestep, condition=condition)
         else:
-            guided_descent(backbone, latents, noise, settings)
+            guided_descent(backbone, latents, noise, condition, settings)
     grid = {path: _grid(taps[path][-len(latents) :], latents, s.padding // backbone.codec.factor) for path in paths}
     return tuple(_combine([grid[block + QUERY] for block in blocks], s.combine) for blocks in (s.blocks, s.match_blocks))
 
@@ -103,14 +101,14 @@ def _combine(maps: list[Tensor], how: str) -> Tensor:
     return torch.cat(maps, dim=-1) if how == "concat" else torch.stack(maps).mean(0)
 
 
-def guided_descent(backbone: Backbone, latents: Tensor, noise: Tensor, settings: Settings) -> Tensor:
+def guided_descent(backbone: Backbone, latents: Tensor, noise: Tensor, condition: Condition, settings: Settings) -> Tensor:
     """The paper's schedule (FIELD): noise at step `start_step`, Euler steps with guidance to the end; the last pass is
     the one whose activations remain tapped. Returns the final latents."""
     s = settings.upsample
     timesteps, sigmas = backbone.schedule(s.steps)
     x = latents + sigmas[s.start_step] * noise
     for step in range(s.start_step, s.steps):
-        x = euler_step(x, backbone.denoise(x, timesteps[step], s.guidance), sigmas[step], sigmas[step + 1])
+        x = euler_step(x, backbone.denoise(x, timesteps[step], s.guidance, condition), sigmas[step], sigmas[step + 1])
     return x
 
 

@@ -80,16 +80,17 @@ def recorded(network: nn.Module, until: str) -> Iterator[Recording]:
 
 
 @contextmanager
-def replayed(network: nn.Module, record: Recording, rows: Tensor) -> Iterator[None]:
-    """Within the block, every recorded module returns what it returned then, at the batch rows that `rows` [n] selects.
+def replayed(network: nn.Module, record: Recording, select: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Within the block, every recorded module returns what it returned then, each tensor passed through `select`.
 
-    The pass inside the block must have batch size n. Modules are restored on leaving, whatever happens.
+    `select` chooses or repeats batch rows so that they suit the pass inside the block. Modules are restored on leaving,
+    whatever happens.
     """
     with ExitStack() as stack:
         for path, output in record.outputs.items():
             module = network.get_submodule(path)
             stack.callback(_restore, module, module.__dict__.get("forward"))
-            module.forward = _constant(_rows(output, rows))
+            module.forward = _constant(_mapped(output, select))
         yield
 
 
@@ -104,7 +105,7 @@ def _constant(value: Any) -> Callable:
     return lambda *args, **kwargs: value
 
 
-def _rows(value: Any, rows: Tensor) -> Any:
+def _mapped(value: Any, select: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, tuple):
-        return tuple(_rows(v, rows) for v in value)
-    return value.index_select(0, rows.to(value.device)) if isinstance(value, Tensor) else value
+        return tuple(_mapped(v, select) for v in value)
+    return select(value) if isinstance(value, Tensor) else value

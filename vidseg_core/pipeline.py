@@ -187,18 +187,18 @@ class VidSeg:
         s, scene, start = self.settings, None, 0
         for frames in groups:
             seconds: dict[str, float] = {}
-            with _clock(seconds, "features"):
+            with _clock(self.backbone, seconds, "features"):
                 features = extract_features(self.backbone, self.images(frames), s, partial(progress, "features"))
-            with _clock(seconds, "context"):
+            with _clock(self.backbone, seconds, "context"):
                 scene = scene or open_scene(features, s, first_mask, names)
                 coarse = scene.context.predict(features.context)
                 progress("context", len(frames))
-            with _clock(seconds, "refine"):
+            with _clock(self.backbone, seconds, "refine"):
                 refined = refine(features.match, coarse, s.refine)
                 scene.context.update(features.context, refined.labels)
                 progress("refine", len(frames))
             clusters = tuple(maps.cpu().numpy() for maps in (coarse, refined.labels))
-            with _clock(seconds, "upsample"):
+            with _clock(self.backbone, seconds, "upsample"):
                 labels = self._upsample(frames, scene.segment[clusters[1]], progress)
             yield WindowResult(
                 start=start, frames=frames, features=Features(features.context.cpu(), features.match.cpu()),
@@ -224,6 +224,8 @@ def _check_model(backbone: Backbone, settings: Settings) -> None:
         if path not in known:
             raise InputError(f"{backbone.model.name} has no block {path!r}: these settings are for another model")
     backbone.sigma(f.timestep), backbone.sigma(u.timestep)
+    if isinstance(u.guidance, tuple) and not backbone.coupled:
+        raise InputError(f"upsample.guidance is {u.guidance}; {backbone.model.name} is an image model and takes one number")
     if f.padding % backbone.multiple:
         raise InputError(f"features.padding is {f.padding}; {backbone.model.name} takes multiples of {backbone.multiple}")
 
@@ -236,7 +238,9 @@ def _version(package: str) -> str:
 
 
 @contextmanager
-def _clock(seconds: dict[str, float], stage: str) -> Iterator[None]:
+def _clock(backbone: Backbone, seconds: dict[str, float], stage: str) -> Iterator[None]:
+    backbone.synchronize()
     started = time.perf_counter()
     yield
+    backbone.synchronize()
     seconds[stage] = time.perf_counter() - started

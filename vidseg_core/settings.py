@@ -15,6 +15,20 @@ from vidseg_core.registry import Model, find_model
 
 
 @dataclass(frozen=True)
+class ConditionSettings:
+    """What the model is told beside the noisy frames. Each family reads its own fields; the embedded model none."""
+
+    prompt: str = ""
+    """Image models: the text. Paper: empty, so that nothing is looked for in particular."""
+    fps: int = 14
+    """Video models: frames per second of the window, as the network takes it (one less than what is shown). Paper: 14."""
+    motion_bucket: int = 127
+    """Video models: how much moves, 0..255. Paper: 127."""
+    noise_augmentation: float = 0.02
+    """Video models: deviation of the noise on the conditioning frame, RGB in [-1, 1]. Paper: 0.02."""
+
+
+@dataclass(frozen=True)
 class FeatureSettings:
     """Stage 1: which activations of the UNet are the features, and at which noise level."""
 
@@ -23,7 +37,8 @@ class FeatureSettings:
     match_blocks: tuple[str, ...] | None = None
     """The same for the features that correspondence compares (the paper: the middle block of the feature blocks)."""
     timestep: float | None = None
-    """Noise level of the pass: low, since the queries should describe this frame and not a guess at it."""
+    """Noise level of the pass, in the model's own time (see `registry.Model`): low, since the queries should describe this
+    frame and not a guess at it."""
     combine: Literal["mean", "concat"] | None = None
     """How several blocks become one feature. Paper: mean; the tiny model's two blocks differ in role, so concat."""
     normalise: Literal["max", "l2"] = "max"
@@ -33,14 +48,15 @@ class FeatureSettings:
     ensemble: int = 1
     """Noises averaged over. 1: at low noise the second draw changes little and costs a full pass."""
     schedule: Literal["direct", "reference"] = "direct"
-    """"direct": one unguided pass. "reference": the guided Euler steps before it are run too, as the paper's code does."""
+    """"direct": one unguided pass. "reference": the guided Euler steps before it are run too, as the paper's code does, with
+    the steps, the start and the guidance of `upsample`."""
     position: float | None = None
     """Weight of two extra channels (y, x in [-1, 1]) in the context features; 0 leaves them out, as the paper does."""
     padding: int | None = None
     """Pixels of reflected border around the frame during this pass, cropped from the features: keeps the image border
     from becoming a segment of its own in small models."""
     chunk: int = 8
-    """Frames per UNet pass; memory, not results, depends on it."""
+    """Frames per UNet pass of an image model; memory, not results, depends on it. A video model takes whole windows."""
 
 
 @dataclass(frozen=True)
@@ -110,12 +126,16 @@ class UpsampleSettings:
     """"jpeg" (paper's code): uint8 differences that wrap around, saved as an 8-bit JPEG."""
     steps: int = 25
     """Euler steps of the whole schedule, of which "reference" runs those from `start_step` on. Paper: 25."""
-    start_step: int = 22
-    """Index of the step at which "reference" adds noise and modulates. Paper, image models: 22."""
-    guidance: float = 5.0
-    """Classifier-free guidance scale of "reference". Paper, image models: 5."""
+    start_step: int | None = None
+    """Index of the step at which "reference" adds noise and modulates. Paper: 22 for image models, 17 for video models."""
+    blend_until: int | None = None
+    """Last step of "reference" after which the latent outside the mask is taken from the unmodulated pass. Paper: 23 for image
+    models (the last step, 24, is left alone), 24 for video models."""
+    guidance: float | tuple[float, float] | None = None
+    """Classifier-free guidance scale of "reference"; two numbers: on a window's first and last frame, linear between. Paper:
+    5 for image models, (1, 2.5) for video models."""
     chunk: int = 16
-    """Images per UNet pass; memory, not results beyond rounding, depends on it."""
+    """Images per UNet pass; memory, not results beyond rounding, depends on it. A video model takes at least a window."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +145,7 @@ class Settings:
     `working_size` = (height, width) in pixels that the model sees; None: the model's native area at the clip's aspect ratio.
     """
 
+    condition: ConditionSettings = field(default_factory=ConditionSettings)
     features: FeatureSettings = field(default_factory=FeatureSettings)
     context: ContextSettings = field(default_factory=ContextSettings)
     refine: RefineSettings = field(default_factory=RefineSettings)
@@ -164,7 +185,7 @@ class Settings:
                 raise InputError(f"{name} is {value}; it is a share between 0 and 1")
         if self.upsample.blur_size % 2 == 0 or self.upsample.blur_sigma <= 0:
             raise InputError("upsample.blur_size must be odd and blur_sigma above 0; 1 switches the blur off")
-        if not 0 <= self.upsample.start_step < self.upsample.steps:
+        if not 0 <= (self.upsample.start_step or 0) < self.upsample.steps:
             raise InputError(f"upsample.start_step is {self.upsample.start_step}; give one of 0..{self.upsample.steps - 1}")
         if self.context.num_segments is not None and self.context.num_segments > self.context.num_clusters:
             raise InputError(
@@ -173,8 +194,8 @@ class Settings:
             )
 
     @classmethod
-    def reference(cls, model: str) -> "Settings":
-        """The paper's code for `model` (a registry name), its quirks included; see the README's table of differences."""
+    def reference(cls, model: str | Model) -> "Settings":
+        """The paper's code for `model` (a registry entry or its name), its quirks included; see the README."""
         return cls(
             features=FeatureSettings(noise="independent", schedule="reference", combine="mean", position=0.0, padding=0),
             context=ContextSettings(restarts=10, max_context=None),
@@ -182,14 +203,15 @@ class Settings:
                 anchor="frame0", jump="signed", on_jump="drop", precision="cell", start="frame0", majority=0.0, collision="last"
             ),
             upsample=UpsampleSettings(strategy="reference", strength=50.0, mask_filter="lanczos", response="jpeg"),
-        ).resolve(find_model(model))
+        ).resolve(find_model(model) if isinstance(model, str) else model)
 
     def resolve(self, model: Model) -> "Settings":
         """Fill every None that differs by model from its registry entry."""
         features = _fill(self.features, blocks=model.blocks, match_blocks=model.match_blocks, timestep=model.feature_timestep,
                          combine=model.combine, position=model.position, padding=model.padding)  # fmt: skip
         upsample = _fill(self.upsample, strategy=model.strategy, block=model.modulated, timestep=model.modulation_timestep,
-                         strength=model.strength)  # fmt: skip
+                         strength=model.strength, start_step=model.start_step,
+                         blend_until=model.blend_until, guidance=model.guidance)  # fmt: skip
         return replace(self, features=features, upsample=upsample)
 
     def to_dict(self) -> dict[str, Any]:
@@ -200,6 +222,7 @@ class Settings:
     def from_dict(cls, data: Any) -> "Settings":
         """The inverse of `to_dict`; InputError for anything else, unknown names included."""
         stages = {
+            "condition": ConditionSettings,
             "features": FeatureSettings,
             "context": ContextSettings,
             "refine": RefineSettings,

@@ -15,8 +15,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from vidseg_core.backbone import Backbone
+from vidseg_core.backbone import Backbone, Condition
 from vidseg_core.features import euler_step
+from vidseg_core.hooks import Recording
 from vidseg_core.settings import Settings, UpsampleSettings
 
 Pair = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -41,19 +42,17 @@ def upsample(
     s = settings.upsample
     labels = F.interpolate(refined[:, None].float(), size=size, mode="nearest-exact")[:, 0].to(torch.int16)
     best = torch.zeros(labels.shape, device=refined.device)
-    latents = torch.cat([backbone.encode(part) for part in images.split(s.chunk)])
+    latents = backbone.encode(images)
     noise = backbone.noise(latents, settings.seed, settings.features.noise == "shared").expand_as(latents)
+    condition = backbone.condition(images, settings.condition, settings.seed)
     pairs = direct_pairs if s.strategy == "direct" else reference_pairs
-    for start in range(0, len(images), s.chunk):
-        chunk = slice(start, start + s.chunk)
-        cells = refined[chunk]
-        total = sum(len(frame.unique()) for frame in cells)
-        for names, frames, plus, minus in pairs(backbone, latents[chunk], noise[chunk], cells, s):
-            masks = (cells[frames] == names[:, None, None]).float()
-            scores = score(response(backbone, plus, minus, s), masks, s)
-            for name, frame, map_ in zip(names, frames, scores, strict=True):
-                claim(labels[chunk][frame], best[chunk][frame], int(name), map_)
-            progress(len(cells) * len(names) / total)
+    masks_in_all = sum(len(frame.unique()) for frame in refined)
+    for names, frames, plus, minus in pairs(backbone, latents, noise, refined, s, condition):
+        masks = (refined[frames] == names[:, None, None]).float()
+        scores = score(response(backbone, plus, minus, s), masks, s)
+        for name, frame, map_ in zip(names, frames, scores, strict=True):
+            claim(labels[frame], best[frame], int(name), map_)
+        progress(len(refined) * len(names) / masks_in_all)
     return labels
 
 
@@ -62,7 +61,7 @@ def response(
 ) -> Float[Tensor, "n H W"]:
     """Euclidean RGB distance of the two decoded predictions, per pixel."""
     if settings.response == "float":
-        return torch.linalg.vector_norm(backbone.codec.decode_difference(plus, minus).float(), dim=1)
+        return torch.linalg.vector_norm(backbone.decode_difference(plus, minus), dim=1)
     pictures = [
         (backbone.decode(z).clamp(-1, 1) * 127.5 + 127.5).byte().permute(0, 2, 3, 1).cpu().numpy() for z in (plus, minus)
     ]
@@ -115,49 +114,78 @@ def enlarge(masks: Float[Tensor, "n h w"], size: tuple[int, int], how: str) -> F
     return torch.stack([torch.from_numpy(np.array(p)) for p in pictures]).to(masks.device)
 
 
-def direct_pairs(backbone: Backbone, latents: Tensor, noise: Tensor, refined: Tensor, s: UpsampleSettings) -> Iterator[Pair]:
+def direct_pairs(
+    backbone: Backbone, latents: Tensor, noise: Tensor, refined: Tensor, s: UpsampleSettings, condition: Condition | None = None
+) -> Iterator[Pair]:
     """One unguided step at one noise level. What precedes the modulated attention is the same for every mask and both
     signs: it is run once and replayed."""
     noisy = latents + backbone.sigma(s.timestep) * noise
-    with backbone.record(s.block) as record:
-        backbone.denoise(noisy, s.timestep)
-    present = [(int(name), frame) for frame, cells in enumerate(refined) for name in cells.unique()]
-    for names, frames in _batches(present, max(1, s.chunk // 2), refined.device):
-        rows = torch.cat([frames, frames])
-        shift = modulation(refined[frames] == names[:, None, None], s.strength)
-        shift = torch.cat([shift, -shift])
-        with backbone.replay(record, rows), backbone.edit({s.block: lambda output, shift=shift: add(output, shift)}):
-            plus, minus = backbone.denoise(noisy[rows], s.timestep).chunk(2)
-        yield names, frames, plus, minus
+
+    def plain(part: slice) -> tuple[slice, Recording]:
+        with backbone.record(s.block) as record:
+            backbone.denoise(noisy[part], s.timestep, condition=condition)
+        return part, record
+
+    for part, record in backbone.pieces.run(len(noisy), len(noisy) if backbone.coupled else s.chunk, plain):
+        x, cells = noisy[part], refined[part]
+        units = _units(cells, backbone.coupled)
+
+        def modulated(batch: slice, x=x, cells=cells, record=record, units=units, first=part.start) -> Pair:
+            names, frames = (torch.cat(column) for column in zip(*units[batch], strict=True))
+            masks, rows = cells[frames] == names[:, None, None], torch.cat([frames, frames])
+            shift = torch.cat([masks.float(), -masks.float()]) * s.strength
+            edits = backbone.modulation(s.block, shift, len(noisy))
+            with backbone.replay(record, rows), backbone.edit(edits):
+                plus, minus = backbone.denoise(x[rows], s.timestep, condition=condition).chunk(2)
+            here = masks.flatten(1).any(1)
+            return names[here], first + frames[here], plus[here], minus[here]
+
+        yield from backbone.pieces.run(len(units), max(1, s.chunk // (2 * len(units[0][0]))), modulated)
 
 
-def reference_pairs(backbone: Backbone, latents: Tensor, noise: Tensor, refined: Tensor, s: UpsampleSettings) -> Iterator[Pair]:
+def _units(cells: Tensor, coupled: bool) -> list[tuple[Tensor, Tensor]]:
+    """What one pass cannot be divided below: (labels [n], frames [n]), a mask in one frame, or in all if they are coupled."""
+    if coupled:
+        every = torch.arange(len(cells), device=cells.device)
+        return [(name.expand(len(cells)), every) for name in cells.unique()]
+    return [
+        (name[None], torch.tensor([frame], device=cells.device)) for frame, map_ in enumerate(cells) for name in map_.unique()
+    ]
+
+
+def reference_pairs(
+    backbone: Backbone, latents: Tensor, noise: Tensor, refined: Tensor, s: UpsampleSettings, condition: Condition | None = None
+) -> Iterator[Pair]:
     """The paper's schedule (FIELD): from the noising step to the end with guidance, modulated at the first step; queries
-    and keys of the decoder's attention come from the unmodulated pass, and outside the mask so does the latent."""
+    and keys of attention (`backbone.injected`) come from the unmodulated pass, and outside the mask so does the latent."""
     start = latents + backbone.schedule(s.steps)[1][s.start_step] * noise
-    paths = tuple(f"{a}.{part}" for a in backbone.decoder_attention() for part in ("to_q", "to_k"))
-    plain, recorded = unmodulated_steps(backbone, start, paths, s)
-    for name in refined.unique():
-        cells = refined == name
-        frames = cells.flatten(1).any(1).nonzero()[:, 0]
-        both = torch.cat([frames, frames + len(refined)])  # the two halves of the guidance batch
-        injected = [{path: q_or_k[both] for path, q_or_k in step.items()} for step in recorded]
-        kept = [x[frames] for x in plain]
-        ends = [
-            modulated_steps(backbone, start[frames], cells[frames], sign * s.strength, kept, injected, s) for sign in (1, -1)
-        ]
-        yield name.expand(len(frames)), frames, *ends
+
+    def plain(part: slice) -> tuple[slice, list[Tensor], list[dict[str, Tensor]]]:
+        return part, *unmodulated_steps(backbone, start[part], condition, s)
+
+    for part, plains, recorded in backbone.pieces.run(len(start), len(start) if backbone.coupled else s.chunk, plain):
+        for name in refined[part].unique():
+            cells = refined[part] == name
+            here = cells.flatten(1).any(1).nonzero()[:, 0]
+            frames = torch.arange(len(cells), device=cells.device) if backbone.coupled else here
+            both = torch.cat([frames, frames + len(cells)])  # the two halves of the guidance batch
+            whole = len(frames) == len(cells)
+            injected = [{path: q if whole else q[both] for path, q in step.items()} for step in recorded]
+            kept, x = [x[frames] for x in plains], start[part][frames]
+            ends = [modulated_steps(backbone, x, cells[frames], sign, kept, injected, condition, s) for sign in (1, -1)]
+            chosen = here if backbone.coupled else slice(None)
+            yield name.expand(len(here)), part.start + here, *(end[chosen] for end in ends)
 
 
 def unmodulated_steps(
-    backbone: Backbone, x: Tensor, paths: tuple[str, ...], settings: UpsampleSettings
+    backbone: Backbone, x: Tensor, condition: Condition | None, settings: UpsampleSettings
 ) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-    """The latent after each step from `start_step` on, and the outputs of `paths` during it."""
+    """The latent after each step from `start_step` on, and the outputs of `backbone.injected()` during it."""
     timesteps, sigmas = backbone.schedule(settings.steps)
     latents, recorded = [], []
     for step in range(settings.start_step, settings.steps):
-        with backbone.tap(paths) as taps:
-            clean = backbone.denoise(x, timesteps[step], settings.guidance)
+        with backbone.tap(backbone.injected()) as taps:
+            clean = backbone.denoise(x, timesteps[step], settings.guidance, condition)
         x = euler_step(x, clean, sigmas[step], sigmas[step + 1])
         latents.append(x)
         recorded.append(dict(taps))
@@ -165,39 +193,20 @@ def unmodulated_steps(
 
 
 def modulated_steps(
-    backbone: Backbone, x: Tensor, cells: Tensor, strength: float, plain: list[Tensor],
-    injected: list[dict[str, Tensor]], settings: UpsampleSettings,
+    backbone: Backbone, x: Tensor, cells: Tensor, sign: int, plain: list[Tensor],
+    injected: list[dict[str, Tensor]], condition: Condition | None, settings: UpsampleSettings,
 ) -> Tensor:  # fmt: skip
     """The final latent of one mask and sign. `cells` [n, h, w] bool; `plain`, `injected` as `unmodulated_steps` made them."""
     timesteps, sigmas = backbone.schedule(settings.steps)
-    shift = modulation(cells, strength)
+    shift = torch.cat([cells, cells]).float() * sign * settings.strength
     mask = F.interpolate(cells[:, None].float(), size=x.shape[-2:], mode="nearest-exact")
     for n, step in enumerate(range(settings.start_step, settings.steps)):
         edits: dict[str, Callable[[Tensor], Tensor]] = {p: lambda _, value=v: value for p, v in injected[n].items()}
         if n == 0:
-            edits[settings.block] = lambda output: add(output, torch.cat([shift, shift]))
+            edits |= backbone.modulation(settings.block, shift, len(x))
         with backbone.edit(edits):
-            clean = backbone.denoise(x, timesteps[step], settings.guidance)
+            clean = backbone.denoise(x, timesteps[step], settings.guidance, condition)
         x = euler_step(x, clean, sigmas[step], sigmas[step + 1])
-        if step < settings.steps - 1:
+        if step <= settings.blend_until:
             x = x * mask + plain[n] * (1 - mask)
     return x
-
-
-def modulation(cells: Tensor, strength: float) -> Tensor:
-    """[n, h, w] bool to what is added to attention outputs [n, h * w, d]: strength inside, 0 outside, on all channels."""
-    return cells.flatten(1)[:, :, None].float() * strength
-
-
-def add(output: Tensor, shift: Tensor) -> Tensor:
-    """`shift` [n, h * w, 1] added to an attention output [n, h * w, d]; refuses a layer of another resolution."""
-    if output.shape[1] != shift.shape[1]:
-        raise ValueError(
-            f"the modulated layer has {output.shape[1]} tokens, the masks {shift.shape[1]}: use a block of that resolution"
-        )
-    return output + shift.to(output.dtype)
-
-
-def _batches(present: list[tuple[int, int]], size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    for start in range(0, len(present), size):
-        yield torch.tensor(present[start : start + size], device=device).unbind(1)
