@@ -148,9 +148,12 @@ class VidSeg:
         first_mask: ArrayLike | None = None,
         names: Names | None = None,
         progress: Progress | None = None,
+        scene: Scene | None = None,
+        start: int = 0,
     ) -> Iterator[WindowResult]:
         """Window after window in bounded memory; arguments as for calling. Frames may come from any iterable of equal
-        uint8 images, such as a `Clip`. The first window is checked before the first result is asked for."""
+        uint8 images, such as a `Clip`. The first window is checked before the first result is asked for. To go on where a
+        run stopped: the `scene` after its last whole window, and the frames from number `start`, where that ended."""
         groups = windows(frames, self.settings.window)
         first = next(groups, None)
         if first is None:
@@ -158,7 +161,7 @@ class VidSeg:
         if first_mask is not None:
             first_mask = check_mask(np.asarray(first_mask), first.shape[1:3], self.settings)
         names = None if names is None else dict(names if isinstance(names, Mapping) else enumerate(names))
-        return self._run(chain([first], groups), first_mask, names, progress or (lambda stage, frames: None))
+        return self._run(chain([first], groups), first_mask, names, progress or (lambda stage, frames: None), scene, start)
 
     def resegment(self, result: Segmentation, num_segments: int | None, progress: Progress | None = None) -> Segmentation:
         """A label-free result with another number of segments: only stage 4 runs again."""
@@ -183,8 +186,8 @@ class VidSeg:
             "seconds": {stage: round(t, 3) for stage, t in timings.items()},
         }  # fmt: skip
 
-    def _run(self, groups: Iterator[np.ndarray], first_mask, names, progress: Progress) -> Iterator[WindowResult]:
-        s, scene, start = self.settings, None, 0
+    def _run(self, groups: Iterator[np.ndarray], first_mask, names, progress, scene, start) -> Iterator[WindowResult]:
+        s = self.settings
         for frames in groups:
             seconds: dict[str, float] = {}
             with _clock(self.backbone, seconds, "features"):

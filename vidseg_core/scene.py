@@ -1,8 +1,11 @@
 """What the first window settles for the whole clip: the clusters, what they are called, and which of them are one segment."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 from jaxtyping import Integer
 
 from vidseg_core.context import VOID, SceneContext, cut_merges, kmeans, merge_order, name_clusters
@@ -37,6 +40,23 @@ class Scene:
             segment[segment == number] = owner
             names[owner] = self.given[number]
         return replace(self, segment=segment, names={n: names[n] for n in np.unique(segment).tolist()})
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All of it as plain arrays, for `np.savez`: what `VidSeg.stream` goes on from, bit for bit, after a window."""
+        words = {"names": sorted(self.names.items()), "given": sorted(self.given.items()), "lost": self.lost}
+        arrays = {"tokens": self.context.tokens.cpu().numpy(), "labels": self.context.labels.cpu().numpy()}
+        merges = {} if self.merges is None else {"merges": self.merges}
+        return {**arrays, **merges, "segment": self.segment, "words": np.array(json.dumps(words))}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, np.ndarray], settings: Settings, device: torch.device | str = "cpu") -> "Scene":
+        """The inverse of `state`, under the settings of the run that it comes from. Raises InputError for other arrays."""
+        if missing := sorted({"tokens", "labels", "segment", "words"} - set(state)):
+            raise InputError(f"the saved scene lacks {missing[0]!r}: it is damaged or of another version, so start anew")
+        context, words = SceneContext(settings.context, settings.seed), json.loads(str(state["words"]))
+        context.tokens, context.labels = (torch.from_numpy(state[name]).to(device) for name in ("tokens", "labels"))
+        named = dict(words["names"]), state.get("merges"), dict(words["given"]), tuple(words["lost"])
+        return cls(context, state["segment"], *named)
 
 
 def open_scene(features: Features, settings: Settings, first_mask: np.ndarray | None, names: dict[int, str] | None) -> Scene:
