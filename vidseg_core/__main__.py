@@ -11,6 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from vidseg_core.errors import InputError
+from vidseg_core.evaluate import add_command as add_evaluate
 from vidseg_core.files import RunFolder
 from vidseg_core.registry import MODELS, TINY
 from vidseg_core.results import read_mask, read_names, write_masks, write_run
@@ -180,6 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", metavar="NAME", help="cuda, mps or cpu (default: the first of these that is there)")
     add("--dtype", choices=("float32", "float16", "bfloat16"), help="precision (default: float16 on cuda, else float32)")
     add("--offload", action="store_true", help="keep weights in main memory and move each part to the device while it runs")
+    add_evaluate(commands)
     commands.add_parser("models", help="list the models", description=models.__doc__).set_defaults(run=models)
     return parser
 

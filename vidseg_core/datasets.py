@@ -19,6 +19,7 @@ from vidseg_core.labelled import (
     VSPW,
     Codes,
     Dataset,
+    LabelledArrays,
     LabelledClip,
     camvid_codes,
     identity_codes,
@@ -26,6 +27,7 @@ from vidseg_core.labelled import (
 )
 from vidseg_core.metrics import VOID
 from vidseg_core.results import read_mask, read_names
+from vidseg_core.samples import CLIPS, generated_clip, sample_clip
 from vidseg_core.video import IMAGE_SUFFIXES
 
 SOURCES = {
@@ -43,19 +45,24 @@ SOURCES = {
     "folder": """a folder with frames/ and labels/, or of such folders: images, and PNGs of class numbers (255 = void) that have
         the names of their frames; optionally names.json. Under whatever licence your files have""",
 }
+SAMPLES = (*CLIPS, "generated")
 SOURCES = {name: " ".join(text.split()) for name, text in SOURCES.items()}
 """Where each set is to be had, its licence and what its folder must hold."""
 
 
-def open_dataset(name: str, root: str | Path, split: str | None = None) -> Dataset:
+def open_dataset(name: str, root: str | Path | None = None, split: str | None = None) -> Dataset:
     """The labelled clips of a set in `root`: "camvid" (11 classes), "camvid32", "cityscapes", "vspw", "davis" (2016, object or
-    not), "davis17" (objects apart), "folder" (`frames/` and `labels/`, or folders of those).
+    not), "davis17" (objects apart), "folder" (`frames/` and `labels/`, or folders of those); without `root`, one of `SAMPLES`.
 
     `split`: which of the set's lists of clips, "val" by default, for SegNet's CamVid "test". Raises InputError for a set that
     is not there, with where to get it and under which licence, and for files that are missing or do not belong together.
     """
+    if name in SAMPLES:
+        return read_sample(name)
     if name not in READERS:
-        raise InputError(f"no data set {name!r}; there are {', '.join(READERS)}")
+        raise InputError(f"no data set {name!r}; there are {', '.join((*READERS, *SAMPLES))}")
+    if root is None:
+        raise InputError(f"where is {name}? Give its folder as --root. {SOURCES[name.rstrip('0123456789')]}")
     root, about = Path(root).expanduser(), SOURCES[name.rstrip("0123456789")]
     if not root.is_dir():
         raise InputError(f"{root} is no folder, so {name} is not there. Get it: {about}")
@@ -124,10 +131,11 @@ def read_davis(root: Path, split: str | None, objects: bool = False) -> Dataset:
         pairs = [(name, root / "JPEGImages" / "480p" / name, root / "Annotations" / "480p" / name) for name in names]
     clips = [_paired(*pair, DAVIS) for pair in pairs]
     if not objects:
-        return Dataset("davis2016", DAVIS.names, tuple(replace(clip, ends=False) for clip in clips))
+        return Dataset("davis2016", DAVIS.names, tuple(replace(clip, ends=False) for clip in clips), objects=True)
     first = [read_mask(clip.labels[0]) for clip in clips if 0 in clip.labels]  # it shows all objects of its clip
     codes = object_codes(max((int(mask[mask != VOID].max(initial=0)) for mask in first), default=0))
-    return Dataset("davis2017", codes.names, tuple(replace(clip, codes=codes, ends=False) for clip in clips))
+    clips = [replace(clip, codes=codes, ends=False) for clip in clips]
+    return Dataset("davis2017", codes.names, tuple(clips), objects=True)
 
 
 def read_folder(root: Path, split: str | None) -> Dataset:
@@ -142,6 +150,17 @@ def read_folder(root: Path, split: str | None) -> Dataset:
         count = 1 + max((int(mask[mask != VOID].max(initial=-1)) for mask in masks), default=-1)
     codes = identity_codes(count, names)
     return Dataset("folder", codes.names, tuple(replace(clip, codes=codes) for clip in clips))
+
+
+def read_sample(name: str) -> Dataset:
+    """A clip that comes with the package: a sample, scored on its drawn frames but the first, or the generated one, on all."""
+    if name == "generated":
+        made = generated_clip()
+        clip = LabelledArrays(name, made.frames, dict(enumerate(made.labels)), made.flow, made.visible)
+    else:
+        made = sample_clip(name)
+        clip = LabelledArrays(name, made.frames[: max(made.masks) + 1], made.masks, given_only=True)
+    return Dataset(name, tuple(made.names[n] for n in range(len(made.names))), (clip,))
 
 
 READERS: dict[str, Callable[[Path, str | None], Dataset]] = {

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Float32, Int64, UInt8
 from PIL import Image
 
 from vidseg_core.errors import InputError
@@ -75,14 +75,23 @@ class LabelledClip:
     ends: bool = True
 
     @property
+    def num_frames(self) -> int:
+        """How many frames there are."""
+        return len(self.files)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the first frame, which the others must have."""
+        return open_clip(self.files[0]).size
+
+    @property
     def frames(self) -> Clip:
         """The frames, read one at a time."""
         return self.read(0)
 
     def read(self, start: int) -> Clip:
         """The frames from number `start` on."""
-        size = open_clip(self.files[0]).size
-        return Clip(self.files[0].parent, size, IMAGE_FPS, range(start, len(self.files)), self.files)
+        return Clip(self.files[0].parent, self.size, IMAGE_FPS, range(start, len(self.files)), self.files)
 
     def read_labels(self, number: int) -> tuple[Int64[np.ndarray, "H W"], tuple[str, ...]]:
         """Class numbers of a frame (255 = void), and the values that mean nothing in this set: they are taken for void.
@@ -108,6 +117,10 @@ class LabelledClip:
         """Whether a frame's labels count."""
         return self.ends or 0 < number < len(self.files) - 1
 
+    def motion(self, number: int) -> tuple[None, None]:
+        """Unknown: see `LabelledArrays.motion`."""
+        return None, None
+
     def part(self, start: int, stop: int) -> "LabelledClip":
         """Frames start..stop-1 as a clip of their own, called NAME@START."""
         labels = {n - start: path for n, path in self.labels.items() if start <= n < stop}
@@ -115,19 +128,69 @@ class LabelledClip:
 
 
 @dataclass(frozen=True)
+class LabelledArrays:
+    """The same for a clip in memory: uint8 RGB [f, H, W, 3], `labels` [H, W] of some frames; `flow` [f - 1, H, W, 2] in pixels
+    and `visible` as in `samples.GeneratedClip`, where the motion is known. `given_only`: frame 0 is not scored."""
+
+    name: str
+    images: UInt8[np.ndarray, "f H W 3"] = field(repr=False)
+    labels: dict[int, Int64[np.ndarray, "H W"]] = field(repr=False)
+    flow: Float32[np.ndarray, "g H W 2"] | None = field(default=None, repr=False)
+    visible: Bool[np.ndarray, "g H W"] | None = field(default=None, repr=False)
+    given_only: bool = False
+
+    @property
+    def num_frames(self) -> int:
+        """How many frames there are."""
+        return len(self.images)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the frames."""
+        return self.images.shape[1:3]
+
+    def read(self, start: int) -> UInt8[np.ndarray, "_ H W 3"]:
+        """The frames from number `start` on."""
+        return self.images[start:]
+
+    def read_labels(self, number: int) -> tuple[Int64[np.ndarray, "H W"], tuple[str, ...]]:
+        """Class numbers of a frame (255 = void), and no strays."""
+        return self.labels[number], ()
+
+    def scored(self, number: int) -> bool:
+        """Whether a frame's labels count."""
+        return number > 0 or not self.given_only
+
+    def motion(self, number: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """(flow, visible) from the frame before `number` to it; None where nothing is known or nothing moves."""
+        return (None, None) if self.flow is None or not number else (self.flow[number - 1], self.visible[number - 1])
+
+    def part(self, start: int, stop: int) -> "LabelledArrays":
+        """Frames start..stop-1 as a clip of their own, called NAME@START."""
+        labels = {n - start: mask for n, mask in self.labels.items() if start <= n < stop}
+        known = [None if a is None else a[start : stop - 1] for a in (self.flow, self.visible)]
+        return LabelledArrays(f"{self.name}@{start}", self.images[start:stop], labels, *known, self.given_only)
+
+
+AnyClip = LabelledClip | LabelledArrays
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Clips with the same classes. `official_vc`: mVC as VSPW's evaluator computes it. `protocol`: how clusters get names
-    unless one asks for another way ("first": the mask of frame 0; "named": the first frame that has labels)."""
+    unless one asks for another way (`scoring.PROTOCOLS`). `objects`: J and F as DAVIS has them, of each clip's classes 1 and
+    on."""
 
     name: str
     classes: tuple[str, ...]
-    clips: tuple[LabelledClip, ...] = field(repr=False)
+    clips: tuple[AnyClip, ...] = field(repr=False)
     official_vc: bool = False
     protocol: str = "first"
+    objects: bool = False
 
     def restart(self, window: int) -> "Dataset":
         """Every `window` frames as a clip of its own."""
-        parts = [clip.part(n, n + window) for clip in self.clips for n in range(0, len(clip.files), window)]
+        parts = [clip.part(n, n + window) for clip in self.clips for n in range(0, clip.num_frames, window)]
         return replace(self, clips=tuple(p for p in parts if p.labels))
 
 

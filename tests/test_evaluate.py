@@ -1,0 +1,413 @@
+"""Evaluations: the protocols on labels made up, the tables by hand, and that a run that dies loses nothing."""
+
+import csv
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vidseg_core import ContextSettings, InputError, Settings, generated_clip, scoring
+from vidseg_core.__main__ import main
+from vidseg_core.baselines import Predicted
+from vidseg_core.datasets import open_dataset
+from vidseg_core.evaluate import Evaluation
+from vidseg_core.labelled import Dataset, LabelledArrays
+from vidseg_core.metrics import confusion, mean_iou
+from vidseg_core.report import clip_scores, spread, total_scores
+from vidseg_core.tally import Meter, Tally
+from vidseg_core.workers import pick_device
+
+SMALL = (96, 128)
+QUICK = Settings(context=ContextSettings(num_clusters=6, restarts=1), working_size=SMALL, window=3)
+TABLES = ("results.csv", "results.json", "results.md")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Three clips of 8, 7 and 6 frames: windows of 3, 3, 2 and so on. One frame has no labels."""
+    root = tmp_path_factory.mktemp("set")
+    for n, name in enumerate("abc"):
+        clip = generated_clip(num_frames=8 - n, size=SMALL, seed=n)
+        for part, arrays in (("frames", clip.frames), ("labels", clip.labels.astype(np.uint8))):
+            (root / name / part).mkdir(parents=True)
+            for i, array in enumerate(arrays):
+                if (part, name, i) != ("labels", "a", 4):
+                    Image.fromarray(array).save(root / name / part / f"{i:03}.png")
+    (root / "settings.json").write_text(json.dumps(QUICK.to_dict()))
+    return root
+
+
+def run(root, out, method="vidseg", **how):
+    return Evaluation(open_dataset("folder", root), str(root), method, settings=QUICK).run(out, threads=1, **how)
+
+
+def tables(out):
+    return [(out / name).read_bytes() for name in TABLES]
+
+
+@pytest.fixture(scope="module")
+def whole(root, tmp_path_factory):
+    """The tables of a run that nobody disturbed."""
+    out = tmp_path_factory.mktemp("out") / "whole"
+    run(root, out)
+    return tables(out)
+
+
+def start(root, out, *more):
+    command = [sys.executable, "-m", "vidseg_core", "evaluate", "--dataset", "folder", "--root", root, "--out", out,
+               "--settings", root / "settings.json", "--threads", 1, *more]  # fmt: skip
+    return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_windows(process, out, count):
+    until = time.monotonic() + 60
+    while len(list(out.glob("windows/*/0*.npz"))) < count and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.005)
+    assert process.poll() is None, process.communicate()
+
+
+# ---- a run that dies
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_gives_the_same_table(root, whole, tmp_path):
+    seed = random.randrange(10**6)
+    moments, out = random.Random(seed), tmp_path / "out"
+    for least in (1, 4):
+        process = start(root, out)
+        wait_for_windows(process, out, least + moments.randrange(2))
+        time.sleep(moments.random() * 0.5)
+        process.kill()
+        process.communicate()
+        assert not (out / "results.csv").exists(), f"seed {seed}: it was through before it was killed"
+    kept = {path: path.stat().st_mtime_ns for path in out.glob("windows/*/0*.npz")}
+    run(root, out)
+    assert tables(out)[0] == whole[0] and tables(out)[2] == whole[2] and tables(out)[1] == whole[1], f"seed {seed}"
+    assert all(path.stat().st_mtime_ns == at for path, at in kept.items()), "whole windows are not made again"
+    assert not list(out.rglob("*.partial*")) and not list(out.rglob("state-*"))
+
+
+def test_interrupted_it_says_so_and_goes_on(root, whole, tmp_path):
+    out = tmp_path / "out"
+    process = start(root, out)
+    wait_for_windows(process, out, 2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "keeps every whole window" in errors and "nothing was written" not in errors
+    run(root, out)
+    assert tables(out) == whole
+
+
+class Stop(BaseException):
+    """What no handler of errors catches, as if the process were gone."""
+
+
+@pytest.mark.parametrize("method", ["bilinear", "kmeans", "propagation"])
+def test_stopped_at_any_write_it_gives_the_same_table(method, root, tmp_path, monkeypatch):
+    """Every renaming of a finished file is a moment to die before: run.json, then a state and a window in turn."""
+    run(root, tmp_path / "whole", method)
+    rename = os.replace
+    for moment in (2, 3, 5, 8):
+        left, out = moment, tmp_path / str(moment)
+
+        def fail(*paths):
+            nonlocal left
+            left -= 1
+            if not left:
+                raise Stop
+            rename(*paths)
+
+        monkeypatch.setattr(os, "replace", fail)
+        with pytest.raises(Stop):
+            run(root, out, method)
+        monkeypatch.setattr(os, "replace", rename)
+        (out / "windows" / "a").mkdir(parents=True, exist_ok=True)
+        (out / "windows" / "a" / ".000003.0123.partial.npz").write_bytes(b"half")  # what SIGKILL leaves behind
+        run(root, out, method)
+        assert tables(out) == tables(tmp_path / "whole")
+        assert not list(out.rglob("*.partial*")) and not list(out.rglob("state-*"))
+
+
+def test_a_finished_evaluation_is_read_back(root, tmp_path, monkeypatch):
+    run(root, tmp_path / "out", "kmeans")
+    before, told = tables(tmp_path / "out"), []
+    monkeypatch.setattr(scoring, "_method", None)
+    run(root, tmp_path / "out", "kmeans", tell=told.append)
+    assert tables(tmp_path / "out") == before and told == [f"3 of 3 clips are in {tmp_path / 'out'} already"]
+
+
+# ---- spread over workers
+
+
+@pytest.mark.slow
+def test_two_dask_workers_give_the_table_of_one_process(root, whole, tmp_path, capsys):
+    pytest.importorskip("distributed")
+    out = tmp_path / "out"
+    options = ["--dataset", "folder", "--root", root, "--settings", root / "settings.json", "--out", out, "--workers", 2]
+    assert main(["evaluate", *map(str, options)]) == 0
+    assert tables(out) == whole
+    lines = capsys.readouterr().out.splitlines()
+    assert sorted(line.split()[0] for line in lines[:3]) == ["a", "b", "c"] and "| full |" in "".join(lines)
+
+
+@pytest.mark.slow
+def test_a_dask_worker_that_is_killed_is_replaced(root, whole, tmp_path):
+    """On a cluster that is there; its worker dies in the middle of a clip."""
+    distributed = pytest.importorskip("distributed")
+    import threading
+
+    out = tmp_path / "out"
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+        with distributed.Client(cluster) as client:
+            (pid,) = client.run(os.getpid).values()
+
+        def kill():
+            while not list(out.glob("windows/*/0*.npz")):
+                time.sleep(0.01)
+            os.kill(pid, signal.SIGKILL)
+
+        killer = threading.Thread(target=kill, daemon=True)
+        killer.start()
+        run(root, out, scheduler=cluster.scheduler_address)
+        killer.join(5)
+        with distributed.Client(cluster) as client:
+            assert set(client.run(os.getpid).values()) != {pid}, "it was killed"
+    assert tables(out) == whole
+
+
+@pytest.mark.slow
+def test_without_dask_there_are_processes(root, whole, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    run(root, tmp_path / "out", workers=2)
+    assert tables(tmp_path / "out") == whole
+    with pytest.raises(InputError, match=r"--scheduler needs Dask: pip install"):
+        run(root, tmp_path / "other", scheduler="tcp://127.0.0.1:1")
+
+
+def test_one_worker_a_gpu():
+    assert [pick_device(None, n, 2) for n in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert pick_device(None, 1, 0) is None and pick_device("cpu", 1, 2) == "cpu" and pick_device("cuda", 1, 2) == "cuda:1"
+
+
+# ---- protocols, on labels made up
+
+
+class MadeUp:
+    """A method that says what it is told to, in windows of 3."""
+
+    stages = ("full",)
+
+    def __init__(self, labels):
+        self.labels, self.given = labels, []
+
+    def stream(self, frames, first_mask=None, start=0, state=None):
+        self.given.append(first_mask)
+        for n in range(start, len(self.labels), 3):
+            yield Predicted(n, {"full": self.labels[n : n + 3]}, {"nothing": np.zeros(1)})
+
+
+def score(monkeypatch, tmp_path, truth, labels, protocol, classes=3, **clip):
+    """The result of a made-up method on one clip of made-up labels (a dict of frames that have some)."""
+    truth = truth if isinstance(truth, dict) else dict(enumerate(truth))
+    frames = np.zeros((len(labels), *labels.shape[1:], 3), np.uint8)
+    made = MadeUp(labels)
+    monkeypatch.setattr(scoring, "_method", lambda *_: (made, "abc"))
+    dataset = Dataset(
+        "made up", tuple("abcdefgh"[:classes]), (LabelledArrays("clip", frames, truth, **clip),), protocol=protocol
+    )
+    Evaluation(dataset, settings=QUICK).run(tmp_path / "out")
+    result = json.loads((tmp_path / "out" / "clips" / "clip.json").read_text())
+    return Tally.from_dict(result["stages"]["full"]), made
+
+
+@pytest.fixture
+def labels():
+    return np.random.default_rng(0).integers(0, 3, (8, 12, 16))
+
+
+def test_the_first_mask_is_given_and_counted_apart(monkeypatch, tmp_path, labels):
+    truth = labels.copy()
+    truth[1:, 0] = (truth[1:, 0] + 1) % 3
+    tally, made = score(monkeypatch, tmp_path, truth, labels, "first")
+    assert (made.given[0] == truth[0]).all()
+    scores = tally.scores()
+    assert scores["mIoU"] == pytest.approx(mean_iou(confusion(labels, truth, 3)))
+    assert (
+        scores["mIoU later"] == pytest.approx(mean_iou(confusion(labels[1:], truth[1:], 3)))
+        and scores["mIoU later"] < scores["mIoU"]
+    )
+    changed = np.mean(labels[1:] != labels[:-1], axis=(1, 2))
+    assert scores["seam stability"] == pytest.approx(1 - changed[[2, 5]].mean())
+    assert scores["stability"] == pytest.approx(1 - changed[[0, 1, 3, 4, 6]].mean())
+
+
+def test_no_more_classes_are_given_than_there_are_clusters(monkeypatch, tmp_path):
+    truth = np.repeat(np.arange(8), [5, 4, 3, 2, 6, 7, 8, 1])[None, None].repeat(10, 1).repeat(2, 0)
+    _, made = score(monkeypatch, tmp_path, truth, truth, "first", classes=8)
+    assert sorted(np.unique(made.given[0])) == [0, 1, 2, 4, 5, 6, 255], "K = 6: the two smallest of the eight are left out"
+
+
+def test_segments_are_matched_one_to_one(monkeypatch, tmp_path, labels):
+    segments = np.array([7, 250, 0])[labels]
+    segments[5:, :3] = 9  # a segment too many
+    tally, made = score(monkeypatch, tmp_path, labels, segments, "matched")
+    assert made.given == [None], "no truth is given away"
+    expected = np.where(segments == 9, 200, labels)
+    assert (tally.counts == confusion(expected, labels, 3)).all()
+    assert tally.scores()["flicker"] == pytest.approx(np.mean(segments[1:] != segments[:-1])), (
+        "what matches nothing stays apart"
+    )
+
+
+def test_segments_are_named_by_the_first_labelled_frame(monkeypatch, tmp_path, labels):
+    segments = labels + 3 * np.random.default_rng(1).integers(0, 2, labels.shape)  # two segments for each class
+    segments[7, 0] = 99  # seen too late to be named
+    tally, made = score(monkeypatch, tmp_path, {3: labels[3], 7: labels[7]}, segments, "named")
+    assert made.given == [None] and np.isnan(tally.scores()["mVC8"])
+    expected = labels.copy()
+    expected[7, 0] = 200
+    assert (tally.counts == confusion(expected[[3, 7]], labels[[3, 7]], 3)).all()
+
+
+def test_known_motion_is_followed(monkeypatch, tmp_path):
+    clip = generated_clip(num_frames=5, size=SMALL)
+    moving = {"flow": clip.flow, "visible": clip.visible}
+    tally, _ = score(monkeypatch, tmp_path, clip.labels, clip.labels, "first", **moving)
+    assert 1 - tally.scores()["flicker"] < tally.scores()["stability"] > 0.99
+    assert tally.inside[1] + tally.seams[1] == clip.visible.sum()
+
+
+# ---- tables
+
+
+def test_tables_are_what_the_tallies_say(root, tmp_path):
+    out = tmp_path / "out"
+    run(root, out, "kmeans")
+    rows = list(csv.DictReader((out / "results.csv").open()))
+    expected = [(c, s) for c in ("a", "b", "c", "(all)") for s in ("coarse", "bilinear")]
+    assert [(r["clip"], r["stage"]) for r in rows] == expected
+    dataset, total = open_dataset("folder", root), 0
+    for clip in dataset.clips:
+        meter, labels = Meter(3), [np.load(p)["bilinear"] for p in sorted((out / "windows" / clip.name).glob("0*.npz"))]
+        for n, frame in enumerate(np.concatenate(labels)):
+            meter.add(frame, clip.truth(n), seam=n > 0 and n % 3 == 0)
+        scores = meter.finish().scores()
+        row = next(r for r in rows if r["clip"] == clip.name and r["stage"] == "bilinear")
+        assert all(row[k] == ("" if np.isnan(v) else str(round(v, 6))) for k, v in scores.items())
+        total = total + meter.tally.counts
+    data = json.loads((out / "results.json").read_text())
+    assert data["stages"]["bilinear"]["scores"]["mIoU"] == pytest.approx(mean_iou(total))
+    assert set(data["stages"]["bilinear"]["IoU"]) == {"class 0", "class 1", "class 2"}
+    assert data["clips"]["a"]["labelled"] == 7 and data["run"]["settings"]["window"] == 3
+    line = next(line for line in (out / "results.md").read_text().splitlines() if line.startswith("| bilinear"))
+    assert line.startswith(f"| bilinear | {100 * mean_iou(total):.1f} |") and "±" in line
+
+
+def tally_of(truth, predicted):
+    meter = Meter(3)
+    for t, p in zip(truth, predicted, strict=True):
+        meter.add(np.array(p), np.array(t))
+    return meter.finish()
+
+
+def test_scores_of_objects_are_davis():
+    """J of an object is its mean over frames, that of a set the mean over objects; the ground does not count."""
+    first = tally_of([[[0, 1, 1, 2]], [[0, 1, 1, 0]]], [[[0, 1, 0, 2]], [[0, 1, 1, 1]]])
+    second = tally_of([[[1, 1, 0, 0]]], [[[1, 0, 0, 0]]])
+    assert clip_scores(first, True)["J"] == pytest.approx(((1 / 2 + 2 / 3) / 2 + 1) / 2)
+    assert total_scores([first, second], True)["J"] == pytest.approx(((1 / 2 + 2 / 3) / 2 + 1 + 1 / 2) / 3)
+    counts = first.counts + second.counts
+    assert total_scores([first, second], True)["mIoU"] == pytest.approx(mean_iou(counts))
+    mean, error = spread([first, second], False)["accuracy"]
+    assert mean == pytest.approx((6 / 8 + 3 / 4) / 2) and error == pytest.approx(0)
+    assert np.isnan(spread([first], False)["mIoU"][1])
+
+
+def test_restart_makes_every_window_a_clip(root, tmp_path):
+    Evaluation(open_dataset("folder", root), method="kmeans", settings=QUICK, restart=True).run(tmp_path / "out")
+    rows = list(csv.DictReader((tmp_path / "out" / "results.csv").open()))
+    assert [r["clip"] for r in rows[::2]] == ["a@0", "a@3", "a@6", "b@0", "b@3", "b@6", "c@0", "c@3", "(all)"]
+    assert "each window of 3 frames" in (tmp_path / "out" / "results.md").read_text()
+
+
+# ---- refusals
+
+
+def test_another_evaluation_is_not_gone_on_with(root, tmp_path, monkeypatch):
+    out, dataset = tmp_path / "out", open_dataset("folder", root)
+    run(root, out, "kmeans")
+    other = dataclasses.replace(QUICK, context=dataclasses.replace(QUICK.context, neighbours=5))
+    for match, how in (
+        (r"context\.neighbours = 4, not 5: choose another --out", {"settings": other, "method": "kmeans"}),
+        (r"method = \"kmeans\", not \"colour\"", {"settings": QUICK, "method": "colour"}),
+        (r"protocol = \"first\", not \"matched\"", {"settings": QUICK, "method": "kmeans", "protocol": "matched"}),
+        (r"restart = 0, not 3", {"settings": QUICK, "method": "kmeans", "restart": True}),
+    ):
+        with pytest.raises(InputError, match=match):
+            Evaluation(dataset, str(root), **how).run(out)
+    fewer = dataclasses.replace(dataset, clips=dataset.clips[:2])
+    with pytest.raises(InputError, match=r"clips\.c = \[6, 6\], not null"):
+        Evaluation(fewer, str(root), "kmeans", settings=QUICK).run(out)
+    (out / "clips" / "b.json").unlink()
+    method = scoring._method
+    monkeypatch.setattr(scoring, "_method", lambda *args: (method(*args)[0], "other weights"))
+    with pytest.raises(InputError, match=r"begun with other weights of tiny"):
+        run(root, out, "kmeans")
+
+
+def test_weights_have_a_fingerprint(backbone):
+    before = scoring.fingerprint(backbone.unet)
+    assert before == scoring.fingerprint(backbone.unet) and len(before) == 16
+    weight = backbone.unet.conv_out.weight
+    weight[0, 0, 0, 0] += 1e-3
+    after = scoring.fingerprint(backbone.unet)
+    weight[0, 0, 0, 0] -= 1e-3
+    assert after != before
+
+
+def test_a_bad_clip_does_not_end_the_others(root, tmp_path):
+    bad = tmp_path / "set"
+    for name in "ab":
+        (bad / name).mkdir(parents=True)
+        (bad / name / "frames").symlink_to(root / name / "frames")
+        (bad / name / "labels").mkdir()
+        for path in (root / name / "labels").iterdir():
+            if (name, path.stem) != ("a", "000"):
+                (bad / name / "labels" / path.name).symlink_to(path)
+    with pytest.raises(InputError, match=r"1 of 2 clips.*frame 0 of a has no labels.*--protocol named"):
+        run(bad, tmp_path / "out", "kmeans")
+    assert (tmp_path / "out" / "clips" / "b.json").is_file() and not (tmp_path / "out" / "results.csv").exists()
+
+
+def test_options_that_cannot_be(root, tmp_path, capsys):
+    def refused(*options):
+        assert main(["evaluate", "--out", str(tmp_path / "out"), *map(str, options)]) == 2
+        return capsys.readouterr().err
+
+    assert "where is camvid?" in refused("--dataset", "camvid")
+    assert "no clip 'z'; there are a, b, c" in refused("--dataset", "folder", "--root", root, "--clips", "a,z")
+    assert "no method 'sam'" in refused("--dataset", "folder", "--root", root, "--method", "sam")
+    assert "no model 'sam'" in refused("--dataset", "folder", "--root", root, "--model", "sam")
+    assert "give one of them" in refused("--dataset", "generated", "--settings", "x", "--reference")
+    (tmp_path / "out").mkdir(exist_ok=True)
+    (tmp_path / "out" / "thesis.tex").write_text("precious")
+    assert "is not empty and no evaluation" in refused("--dataset", "folder", "--root", root)
+
+
+def test_clips_that_come_along(tmp_path, capsys):
+    """The generated clip's motion and the samples' drawn frames reach the scores."""
+    for name, labelled in (("generated", 28), ("cup", 5)):
+        out = tmp_path / name
+        assert main(["evaluate", "--dataset", name, "--method", "colour", "--out", str(out), "--threads", "1"]) == 0
+        data = json.loads((out / "results.json").read_text())
+        scores = data["stages"]["bilinear"]["scores"]
+        assert data["clips"][name]["labelled"] == labelled and scores["mIoU"] > 0.7
+        assert (scores["mIoU"] == scores["mIoU later"]) == (name == "cup"), "the given mask of a sample is not scored"

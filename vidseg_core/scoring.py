@@ -1,0 +1,219 @@
+"""One clip's evaluation: a method runs over it window by window, and each stage's labels are scored.
+
+What a window gave is kept on disk (written aside and renamed), so that a run that was killed goes on behind its last whole
+window. Scores are made from these files when all windows are there: they need no state of their own.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from vidseg_core.errors import InputError
+from vidseg_core.files import replacing
+from vidseg_core.labelled import AnyClip
+from vidseg_core.metrics import VOID, majority_segments, match_segments
+from vidseg_core.results import write_json
+from vidseg_core.settings import Settings
+from vidseg_core.tally import Meter, Tally
+from vidseg_core.viz import enlarge
+
+if TYPE_CHECKING:
+    from vidseg_core.baselines import Method
+
+PROTOCOLS = ("first", "named", "matched")
+"""How clusters come by names: the mask of frame 0 is given to the method (the paper's); the method runs without labels, and
+each segment is called what most of its pixels are in the first labelled frame; the same, but called so that most pixels of the
+whole clip are right, one segment a class (Hungarian matching)."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a worker has to know, besides the clip. `settings` are resolved; `weights` is the fingerprint of the model that
+    the finished part was made with, None if there is none; `threads` of torch, None: its own choice."""
+
+    out: Path
+    num_classes: int
+    official_vc: bool
+    method: str
+    model: str
+    settings: Settings
+    protocol: str
+    device: str | None = None
+    threads: int | None = None
+    weights: str | None = None
+
+
+@dataclass(frozen=True)
+class Window:
+    """What is on disk of one window: `maps` of each stage, cells or pixels."""
+
+    start: int
+    maps: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.maps.values())))
+
+
+class Store:
+    """A clip's files in an evaluation's folder: windows/CLIP/START.npz, state-START.npz beside the last, clips/CLIP.json."""
+
+    def __init__(self, out: Path, clip: str):
+        self.folder, self.result = out / "windows" / clip, out / "clips" / f"{clip}.json"
+
+    def windows(self) -> list[Path]:
+        """The whole windows from the first on, without a gap."""
+        paths, end = [], 0
+        while (path := self.folder / f"{end:06}.npz").is_file():
+            paths.append(path)
+            end += len(load_window(path))
+        return paths
+
+    def state(self, window: Path) -> Path:
+        """The file of the method's state behind a window."""
+        return window.with_name(f"state-{window.name}")
+
+    def write(self, start: int, maps: dict[str, np.ndarray], state: dict[str, np.ndarray], weights: str) -> None:
+        """Keep a window. Its state comes first: once the window's own file is there, the run can go on behind it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{start:06}.npz"
+        for target, arrays in ((self.state(path), {**state, "weights": np.array(weights)}), (path, maps)):
+            with replacing(target) as partial:
+                np.savez_compressed(partial, **arrays)
+        self.clean(path)
+
+    def clean(self, last: Path | None = None) -> None:
+        """Remove the states of windows but the last, or of all."""
+        for path in self.folder.glob("state-*.npz"):
+            if last is None or path != self.state(last):
+                path.unlink(missing_ok=True)
+
+
+def load_window(path: Path) -> Window:
+    """Read a window's file."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return Window(int(path.stem), dict(arrays))
+
+
+@lru_cache(maxsize=1)
+def _method(name: str, model: str, device: str | None, settings: Settings) -> tuple["Method", str]:
+    """A process keeps its method, and so the model, from clip to clip."""
+    from vidseg_core.loading import load_backbone
+    from vidseg_core.baselines import make_method
+
+    backbone = load_backbone(model, device)
+    return make_method(name, backbone, settings), fingerprint(backbone.unet)
+
+
+def fingerprint(network) -> str:
+    """Sixteen hex digits that change with the weights of a torch module: a hash of 64 numbers of each of its tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        values = tensor.flatten()
+        digest.update(name.encode() + values[:: max(1, len(values) // 64)].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def evaluate_clip(plan: Plan, clip: AnyClip) -> dict[str, Any]:
+    """Run what is missing of a clip, score it and keep the result; the result if it is there already.
+
+    It has the tally of each stage ("stages"), "frames", "labelled", "strays" (values without a meaning and in how many frames)
+    and "weights". Raises InputError if the model is not the one that the finished part was made with.
+    """
+    store = Store(plan.out, clip.name)
+    if store.result.is_file():
+        return json.loads(store.result.read_text())
+    weights = run_clip(plan, clip, store)
+    paths, strays = store.windows(), Counter()
+    tallies = score_windows(plan, clip, paths, segment_names(plan, clip, paths), strays)
+    result = {
+        "stages": {stage: tally.to_dict() for stage, tally in tallies.items()}, "frames": clip.num_frames,
+        "labelled": len(clip.labels), "strays": dict(sorted(strays.items())), "weights": weights,
+    }  # fmt: skip
+    store.result.parent.mkdir(parents=True, exist_ok=True)
+    write_json(store.result, result)
+    store.clean()
+    return result
+
+
+def run_clip(plan: Plan, clip: AnyClip, store: Store) -> str:
+    """The windows of a clip that are not on disk; returns the fingerprint of the model."""
+    if plan.threads:
+        import torch
+
+        torch.set_num_threads(plan.threads)
+    method, weights = _method(plan.method, plan.model, plan.device, plan.settings)
+    done, start, state = store.windows(), 0, None
+    if done and store.state(done[-1]).is_file():
+        with np.load(store.state(done[-1]), allow_pickle=False) as arrays:
+            state = dict(arrays)
+        known, start = str(state.pop("weights")), int(done[-1].stem) + len(load_window(done[-1]))
+    else:
+        known = plan.weights
+    if {known, plan.weights} - {None, weights}:
+        raise InputError(f"{plan.out} was begun with other weights of {plan.model}: choose another --out, or remove it")
+    if start == clip.num_frames:
+        return weights
+    mask = given_mask(plan, clip) if state is None and plan.protocol == "first" else None
+    for window in method.stream(clip.read(start), mask, start, state):
+        maps = {name: labels.astype(np.uint8) for name, labels in window.maps.items()}
+        store.write(window.start, maps, dict(window.state), weights)
+    return weights
+
+
+def given_mask(plan: Plan, clip: AnyClip) -> Int64[np.ndarray, "H W"]:
+    """Frame 0's classes. K clusters can't bear more than K names: of more classes only the largest are given, the rest void."""
+    if 0 not in clip.labels:
+        raise InputError(
+            f"frame 0 of {clip.name} has no labels, which protocol 'first' gives to the method: use --protocol named or matched"
+        )
+    mask = clip.read_labels(0)[0]
+    areas = np.bincount(mask.ravel(), minlength=256)[:VOID]
+    kept = np.argsort(-areas, kind="stable")[: plan.settings.context.num_clusters]
+    return np.where(np.isin(mask, kept), mask, VOID)
+
+
+def segment_names(plan: Plan, clip: AnyClip, paths: list[Path]) -> dict[str, np.ndarray]:
+    """For each stage the class [256] of each label number: itself, or for anonymous segments as the protocol has it. Segments
+    without a class get numbers beyond the classes, so that they remain apart."""
+    if plan.protocol == "first":
+        return dict.fromkeys(load_window(paths[0]).maps, np.arange(256))
+    used = {min(clip.labels)} if plan.protocol == "named" else set(clip.labels)
+    counts: dict[str, np.ndarray] = {}
+    for window in map(load_window, paths):
+        for n in sorted(used & set(range(window.start, window.start + len(window)))):
+            truth = clip.read_labels(n)[0]
+            for stage, maps in window.maps.items():
+                pairs = truth * 256 + enlarge(maps[n - window.start], truth.shape)
+                counts[stage] = counts.get(stage, 0) + np.bincount(pairs.ravel(), minlength=65536).reshape(256, 256)
+    how, tables = majority_segments if plan.protocol == "named" else match_segments, {}
+    for stage, pixels in counts.items():
+        tables[stage] = names = how(pixels[: plan.num_classes])
+        nameless = names == VOID
+        names[nameless] = np.minimum(plan.num_classes + np.arange(nameless.sum()), VOID)
+        names[VOID] = VOID
+    return tables
+
+
+def score_windows(
+    plan: Plan, clip: AnyClip, paths: list[Path], names: dict[str, np.ndarray], strays: Counter
+) -> dict[str, Tally]:
+    """The tally of each stage; cells are enlarged to the pixels of the frame (every pixel has the label of its cell). Values
+    without a meaning are counted in `strays`, once a frame."""
+    meters, size = {stage: Meter(plan.num_classes, plan.official_vc) for stage in names}, clip.size
+    for window in map(load_window, paths):
+        for i in range(len(window)):
+            n, truth = window.start + i, None
+            if n in clip.labels:
+                truth, values = clip.read_labels(n)
+                strays.update(values)
+            for stage, meter in meters.items():
+                labels = names[stage][enlarge(window.maps[stage][i], size)]
+                meter.add(labels, truth, clip.scored(n), i == 0 and n > 0, *clip.motion(n))
+    return {stage: meter.finish() for stage, meter in meters.items()}
