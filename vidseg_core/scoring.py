@@ -104,8 +104,8 @@ def load_window(path: Path) -> Window:
 @lru_cache(maxsize=1)
 def _method(name: str, model: str, device: str | None, settings: Settings) -> tuple["Method", str]:
     """A process keeps its method, and so the model, from clip to clip."""
-    from vidseg_core.loading import load_backbone
     from vidseg_core.baselines import make_method
+    from vidseg_core.loading import load_backbone
 
     backbone = load_backbone(model, device)
     return make_method(name, backbone, settings), fingerprint(backbone.unet)
