@@ -11,17 +11,8 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter1d
 
 from vidseg_core import Settings, UpsampleSettings, generated_clip
-from vidseg_core.upsample import (
-    claim,
-    direct_pairs,
-    enlarge,
-    gaussian_blur,
-    reference_pairs,
-    response,
-    score,
-    upsample,
-    wrapped_distance,
-)
+from vidseg_core.modulation import colour, direct_pairs, owners, plan, reference_pairs
+from vidseg_core.upsample import claim, enlarge, gaussian_blur, response, score, upsample, wrapped_distance
 
 SMALL = (96, 128)
 
@@ -29,6 +20,11 @@ SMALL = (96, 128)
 def cells_of(labels, stride=8):
     """The label of each cell's centre pixel."""
     return torch.from_numpy(labels[:, stride // 2 :: stride, stride // 2 :: stride])
+
+
+def each_alone(settings):
+    """Mask by mask, without colouring."""
+    return dataclasses.replace(settings, upsample=dataclasses.replace(settings.upsample, separation=None))
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +41,9 @@ def test_every_mask_responds_most_where_it_is(backbone):
     latents = backbone.encode(images)
     noise = backbone.noise(latents, 0, shared=True).expand_as(latents)
     seen = set()
-    for names, frames, plus, minus in direct_pairs(backbone, latents, noise, cells, settings.upsample):
+    for group, plus, minus in direct_pairs(backbone, latents, noise, cells, each_alone(settings).upsample):
         responses = response(backbone, plus, minus, settings.upsample)
-        for name, frame, map_ in zip(names.tolist(), frames.tolist(), responses, strict=True):
+        for name, frame, map_ in zip(group.owners[:, 0, 0].tolist(), group.frames.tolist(), responses, strict=True):
             inside = torch.nn.functional.interpolate((cells[frame] == name)[None, None].float(), size=(240, 320))[0, 0] > 0
             assert map_[inside].mean() > map_[~inside].mean(), (name, frame)
             seen.add((name, frame))
@@ -75,12 +71,12 @@ def test_chunks_do_not_change_the_labels(backbone, images, clip, settings):
 
 def test_direct_is_the_unreplayed_pass(backbone, images, clip, settings):
     """Masks one by one through the whole UNet, as EmerDiff says it."""
-    s, cells = settings.upsample, cells_of(clip.labels)
+    s, cells = each_alone(settings).upsample, cells_of(clip.labels)
     latents = backbone.encode(images)
     noise = backbone.noise(latents, 0, shared=True).expand_as(latents)
     noisy = latents + backbone.sigma(s.timestep) * noise
-    for names, frames, *ours in direct_pairs(backbone, latents, noise, cells, s):
-        for n, (name, frame) in enumerate(zip(names.tolist(), frames.tolist(), strict=True)):
+    for group, *ours in direct_pairs(backbone, latents, noise, cells, s):
+        for n, (name, frame) in enumerate(zip(group.owners[:, 0, 0].tolist(), group.frames.tolist(), strict=True)):
             for sign, found in zip((1, -1), ours, strict=True):
                 mask = (cells[frame] == name).flatten()[:, None].float()
                 block = backbone.unet.get_submodule(s.block)
@@ -97,7 +93,7 @@ def test_an_absent_mask_costs_nothing(backbone, images, settings):
     hook = backbone.unet.up_blocks[2].register_forward_pre_hook(
         lambda m, args, kwargs: rows.append(len(kwargs["hidden_states"])), with_kwargs=True
     )
-    labels = upsample(backbone, images, cells, SMALL, settings)
+    labels = upsample(backbone, images, cells, SMALL, each_alone(settings))
     hook.remove()
     assert sum(rows[1:]) == 2 * 7, "six frames of mask 0 and one of mask 9, two signs each, after the recording pass"
     assert (labels[[0, 1, 3, 4, 5]] == 0).all() and set(labels[2].unique().tolist()) == {0, 9}
@@ -106,14 +102,14 @@ def test_an_absent_mask_costs_nothing(backbone, images, settings):
 def test_a_mask_without_response_cannot_win():
     s = UpsampleSettings(blur_size=1)
     silent, loud = torch.zeros(1, 8, 8), torch.full((1, 8, 8), 0.01)
-    masks = torch.ones(1, 2, 2)
+    masks, owner = torch.ones(1, 2, 2, dtype=torch.bool), torch.full((1, 2, 2), 7)
     assert (
-        (score(silent, masks, s) == 0).all()
-        and (score(silent + 1e-9, masks, s) == 0).all()
-        and (score(loud, masks, s) == 1).all()
+        (score(silent, masks, owner, s) == 0).all()
+        and (score(silent + 1e-9, masks, owner, s) == 0).all()
+        and (score(loud, masks, owner, s) == 1).all()
     )
     labels, best = torch.full((8, 8), 3, dtype=torch.int16), torch.zeros(8, 8)
-    claim(labels, best, 7, score(silent, masks, s)[0])
+    claim(labels, best, owner[0], score(silent, masks, owner, s)[0])
     assert (labels == 3).all()
 
 
@@ -124,17 +120,26 @@ def test_score_is_blur_maximum_damping():
     s = UpsampleSettings(damping=0.3, blur_size=1)
     inside = enlarge(masks, (16, 16), "bilinear")
     expected = responses / responses.amax((1, 2), keepdim=True) * (inside + 0.3 * (1 - inside))
-    assert (score(responses, masks, s) - expected).abs().max() < 1e-6
-    assert (score(responses * 50, masks, s) - expected).abs().max() < 1e-6
+    one = torch.zeros(2, 4, 4, dtype=torch.long)
+    assert (score(responses, masks.bool(), one, s) - expected).abs().max() < 1e-6
+    assert (score(responses * 50, masks.bool(), one, s) - expected).abs().max() < 1e-6
+    halves = one.clone()
+    halves[:, :, 2:] = 5  # two masks of one colour: each side is divided by its own maximum
+    found = score(responses, masks.bool(), halves, s)
+    for side in (slice(0, 8), slice(8, 16)):
+        part = responses[:, :, side] / responses[:, :, side].amax((1, 2), keepdim=True)
+        assert (found[:, :, side] - part * (inside + 0.3 * (1 - inside))[:, :, side]).abs().max() < 1e-6
 
 
 def test_claim_is_an_argmax_at_any_size():
     maps = torch.rand(5, 6, 8)
     labels, best = torch.full((12, 16), 99, dtype=torch.int16), torch.zeros(12, 16)
     for name, map_ in enumerate(maps):
-        claim(labels, best, name, map_)
+        claim(labels, best, torch.full((3, 4), name), map_)
     large = torch.nn.functional.interpolate(maps[None], size=(12, 16), mode="bilinear")[0]
     assert torch.equal(labels.long(), large.argmax(0)) and torch.equal(best, large.amax(0))
+    claim(labels, best, torch.tensor([[8, 8], [9, 9]]), maps[0] + 2)
+    assert (labels[:6] == 8).all() and (labels[6:] == 9).all(), "each pixel goes to the owner of its cell"
 
 
 def test_blur_is_scipys():
@@ -153,6 +158,78 @@ def test_modulation_lands_on_its_tokens(backbone):
     assert path == "some.attn2" and (changed[0, 6] == 5).all() and (changed[1, 8] == 5).all() and changed.sum() == 70
     with pytest.raises(ValueError, match=r"\(2, 48\) tokens, the masks \(2, 12\)"):
         edit(torch.zeros(2, 48, 7))
+
+
+# coloured modulation
+
+
+@pytest.fixture
+def patches():
+    """Forty labels in blobs on a 24 x 32 grid, three frames."""
+    rng = np.random.default_rng(0)
+    seeds = rng.integers(0, (24, 32), (40, 2))
+    y, x = np.mgrid[:24, :32]
+    frames = [np.stack([(y - sy - n) ** 2 + (x - sx) ** 2 for sy, sx in seeds]).argmin(0) for n in range(3)]
+    return torch.from_numpy(np.stack(frames))
+
+
+@pytest.mark.parametrize("separation", [0, 1, 2, 4])
+def test_masks_of_one_colour_are_apart(patches, separation):
+    """Every pair of cells with labels of one colour, by a plain loop over distances."""
+    colours = colour(patches, separation)
+    assert set(colours) == set(patches.unique().tolist()) and len(set(colours.values())) < len(colours)
+    cells = torch.stack(torch.meshgrid(torch.arange(24), torch.arange(32), indexing="ij"), -1).reshape(-1, 2)
+    distance = (cells[:, None] - cells[None]).abs().amax(-1)
+    tint = torch.tensor([colours.get(n, -1) for n in range(40)])
+    for frame in patches:
+        labels = frame.flatten()
+        alike = (tint[labels][:, None] == tint[labels][None]) & (labels[:, None] != labels[None])
+        assert distance[alike].min() > separation
+
+
+def test_each_alone_is_a_colour_each(patches):
+    assert sorted(colour(patches, None).values()) == list(range(len(patches.unique())))
+
+
+def test_owners_are_the_nearest_of_the_mask():
+    rng = np.random.default_rng(1)
+    labels, mask = torch.from_numpy(rng.integers(0, 9, (7, 9))), torch.from_numpy(rng.random((7, 9)) < 0.2)
+    found = owners(labels, mask)
+    points = mask.nonzero()
+    for y, x in np.ndindex(7, 9):
+        squared = ((points - torch.tensor([y, x])) ** 2).sum(1)
+        nearest = points[squared == squared.min()]
+        assert found[y, x] in labels[nearest[:, 0], nearest[:, 1]]
+    assert torch.equal(owners(labels, torch.zeros_like(mask)), labels)
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+def test_the_plan_modulates_every_cell_once(patches, coupled):
+    group = plan(patches, 1, coupled)
+    covered = torch.zeros_like(patches)
+    covered.index_add_(0, group.frames, group.masks.long())
+    assert (covered == 1).all()
+    for frame, mask, owner in zip(group.frames, group.masks, group.owners, strict=True):
+        assert (owner == patches[frame])[mask].all()
+    assert group.share.sum().item() == pytest.approx(3)
+    if coupled:
+        assert group.frames.tolist() == [0, 1, 2] * (len(group) // 3)
+    else:
+        assert group.masks.flatten(1).any(1).all() and len(group) < len(plan(patches, None, False))
+
+
+def test_colouring_changes_few_pixels(backbone):
+    """Twenty clusters of the cup: measured 98.9 % of pixels as mask by mask, bilinear 97.0 %."""
+    from vidseg_core import ContextSettings, VidSeg, sample_clip
+
+    frames = sample_clip("cup").frames[:2]
+    vidseg = VidSeg(backbone, Settings(context=ContextSettings(num_clusters=20)))
+    result = vidseg(frames)
+    cells, images = torch.from_numpy(result.refined), vidseg.images(frames)
+    alone = upsample(backbone, images, cells, (240, 320), each_alone(vidseg.settings)).numpy()
+    assert (alone == result.labels).mean() > 0.98
+    passes = [len(plan(cells, s, False)) for s in (None, 2)]
+    assert passes[1] < passes[0] / 2
 
 
 # the paper's code, quirk by quirk
@@ -209,9 +286,9 @@ def test_reference_steps_are_a_plain_loop(backbone, images, monkeypatch):
             if step < 24:
                 x = x * mask + plain[step] * (1 - mask)
         ends.append(x)
-    for names, frames, plus, minus in reference_pairs(backbone, latents, noise, cells, s):
-        if names[0] == 1:
-            assert frames.tolist() == [0, 1]
+    for group, plus, minus in reference_pairs(backbone, latents, noise, cells, s):
+        if group.owners[0, 0, 0] == 1:
+            assert group.frames.tolist() == [0, 1]
             assert (plus - ends[0]).abs().max() < 2e-3 and (minus - ends[1]).abs().max() < 2e-3
             assert (plus - minus).abs().max() > 0.1
 
@@ -239,7 +316,7 @@ def test_reference_amplifies_a_near_empty_mask(backbone):
     s = Settings.reference("tiny").upsample
     speck = torch.zeros(1, 16, 16)
     speck[0, 8, 8] = 1.0
-    assert score(speck, torch.ones(1, 2, 2), s).max() > 0.99
+    assert score(speck, torch.ones(1, 2, 2, dtype=torch.bool), torch.zeros(1, 2, 2, dtype=torch.long), s).max() > 0.99
 
 
 def test_reference_enlarges_with_lanczos():
