@@ -18,6 +18,7 @@ from vidseg_core.context import (
     kmeans,
     lloyd,
     merge_order,
+    name_cells,
     name_clusters,
     stratified_draw,
 )
@@ -88,6 +89,46 @@ def test_context_is_replaced_by_the_last_window(tokens):
     assert torch.equal(context.tokens, maps[1:].flatten(0, 2)) and (context.predict(maps) == 1).all()
 
 
+def test_what_the_clip_began_with_stays_beside_the_last_window(tokens):
+    maps = tokens.reshape(4, 10, 30, 8)
+    context = SceneContext(ContextSettings(num_clusters=3, neighbours=1))
+    context.open(maps[0].flatten(0, 1), torch.zeros(300, dtype=torch.long))
+    for window in (maps[1:], maps[2:]):
+        context.update(window, torch.ones(window.shape[:3], dtype=torch.long))
+        assert torch.equal(context.tokens[:300], maps[0].flatten(0, 1)), "frame 0 stays, as it was"
+        assert context.labels.tolist() == [0] * 300 + [1] * 300, "as many tokens of the last window stand beside it"
+    assert set(context.tokens[300:, 0].tolist()) <= set(maps[2:].flatten(0, 2)[:, 0].tolist())
+    assert (context.predict(maps[:1]) == 0).all()
+
+
+def test_the_anchor_takes_at_most_half_of_the_context(tokens):
+    context = SceneContext(ContextSettings(num_clusters=3, max_context=100))
+    context.open(tokens, torch.zeros(1200, dtype=torch.long))
+    assert context.anchored == len(context.tokens) == 50
+    context.update(tokens.reshape(4, 10, 30, 8), torch.ones(4, 10, 30, dtype=torch.long))
+    assert context.labels.tolist() == [0] * 50 + [1] * 50
+
+
+@pytest.mark.parametrize("tail", [None, (torch.rand(2, 10, 30, 5), torch.ones(2, 10, 30, dtype=torch.long))])
+def test_a_restored_context_goes_on_as_the_saved_one(tokens, tail):
+    maps, (saved, restored) = tokens.reshape(4, 10, 30, 8), (SceneContext(ContextSettings()) for _ in range(2))
+    saved.open(maps[0].flatten(0, 1), torch.arange(300) % 3)
+    saved.tail = tail
+    restored.restore(saved.state())
+    assert (restored.tail is None) if tail is None else all(map(torch.equal, restored.tail, tail))
+    for context in (saved, restored):
+        context.update(maps[2:], torch.arange(600).reshape(2, 10, 30) % 5)
+    assert torch.equal(saved.tokens, restored.tokens) and torch.equal(saved.labels, restored.labels)
+    assert len(saved.tokens) == 600, "the anchor was kept"
+
+
+def test_without_an_anchor_the_beginning_is_forgotten(tokens):
+    context = SceneContext(ContextSettings(memory="window"))
+    context.open(tokens, torch.zeros(1200, dtype=torch.long))
+    context.update(tokens.reshape(4, 10, 30, 8), torch.ones(4, 10, 30, dtype=torch.long))
+    assert context.anchored == 0 and context.labels.tolist() == [1] * 1200
+
+
 def test_the_draw_is_bounded_stratified_and_seeded():
     labels = torch.tensor([0] * 9000 + [1] * 900 + [2] * 90 + [255] * 2)
     kept = stratified_draw(labels, 1000, least=4, seed=0)
@@ -114,6 +155,17 @@ def test_clusters_take_the_majority_of_the_mask():
     expected = [min(v, key=lambda c: (-v[c], c)) if v else VOID for v in votes]
     assert name_clusters(torch.from_numpy(cells), mask, 8).tolist() == expected
     assert expected[6] == VOID, "a cluster that is not in the first frame has no name"
+
+
+def test_cells_take_the_majority_of_the_mask():
+    rng = np.random.default_rng(0)
+    mask = rng.choice([0, 1, 2, VOID], (33, 40))
+    mask[:14, :12] = VOID
+    votes = {cell: Counter() for cell in np.ndindex(5, 7)}
+    for y, x in np.ndindex(mask.shape):
+        votes[y * 5 // 33, x * 7 // 40].update([mask[y, x]] if mask[y, x] != VOID else [])
+    expected = [[min(v, key=lambda c: (-v[c], c)) if (v := votes[y, x]) else VOID for x in range(7)] for y in range(5)]
+    assert name_cells(mask, (5, 7)).tolist() == expected and expected[0][0] == VOID
 
 
 def test_a_cluster_of_void_stays_void():

@@ -209,14 +209,44 @@ def test_frames_that_change_size_are_refused(backbone):
 )
 def test_masks_that_do_not_fit_are_refused(backbone, clip, mask, words):
     with pytest.raises(InputError, match=words):
-        VidSeg(backbone, quick())(clip.frames, first_mask=mask)
+        VidSeg(backbone, quick(naming="clusters"))(clip.frames, first_mask=mask)
 
 
-def test_classes_that_no_cluster_takes_are_reported(backbone, clip):
+@pytest.mark.parametrize("naming", ["cells", "clusters"])
+def test_classes_that_no_cell_takes_are_reported(backbone, clip, naming):
     mask = clip.labels[0].copy()
     mask[40:43, 60:63] = 9
-    scene = next(VidSeg(backbone, quick(num_clusters=5)).stream(clip.frames, first_mask=mask)).scene
+    scene = next(VidSeg(backbone, quick(num_clusters=5, naming=naming)).stream(clip.frames, first_mask=mask)).scene
     assert 9 in scene.lost and 0 not in scene.lost
+
+
+def test_a_mask_names_cells_unless_clusters_are_asked_for(backbone, clip):
+    """Eight by eight pixels make a cell of their own class, but never a cluster; and more classes than clusters fit."""
+    mask = np.arange(192).reshape(12, 16).repeat(8, 0).repeat(8, 1)
+    first = next(VidSeg(backbone, quick(num_clusters=5, neighbours=1)).stream(clip.frames, first_mask=mask))
+    assert (first.coarse[0] == mask[::8, ::8]).all() and first.scene.lost == ()
+    mask = np.where(mask == 100, 1, 0)
+    first = next(VidSeg(backbone, quick(num_clusters=5, naming="clusters")).stream(clip.frames, first_mask=mask))
+    assert (first.coarse == 0).all() and first.scene.lost == (1,)
+
+
+def test_no_seam_between_windows(backbone, clip):
+    """With nothing to learn from later windows, one window of six is two of three, but for the frames at the end of a window,
+    which do not hear the next."""
+    context = ContextSettings(neighbours=1, max_context=None)
+    runs = []
+    for window in (3, 6):
+        settings = dataclasses.replace(quick(), window=window, context=context)
+        results = list(VidSeg(backbone, settings).stream(clip.frames, first_mask=clip.labels[0]))
+        runs.append((np.concatenate([r.coarse for r in results]), np.concatenate([r.confidence for r in results])))
+    (short, confidence), (long, expected) = runs
+    assert (short[:3] == long[:3]).all() and np.allclose(confidence[0], expected[0], atol=1e-6)
+    same = (short == long).all(0)
+    same[:, 1:-1] &= same[:, 2:] & same[:, :-2]
+    same[1:-1] &= same[2:] & same[:-2]
+    inner = np.s_[1:-1, 1:-1]
+    assert same[inner].mean() > 0.5
+    assert np.abs(confidence[3:] - expected[3:])[:, 1:-1, 1:-1][:, same[inner]].max() < 1e-5
 
 
 def test_settings_that_do_not_fit_are_refused(backbone, clip):
@@ -227,8 +257,8 @@ def test_settings_that_do_not_fit_are_refused(backbone, clip):
             VidSeg(backbone, Settings(features=FeatureSettings(**features)))
     with pytest.raises(InputError, match="feature"):
         VidSeg(backbone, quick())(clip.frames, keep=("feature",))
-    with pytest.raises(InputError, match="80 tokens"):
-        quick(max_context=79)
+    with pytest.raises(InputError, match="160 tokens"):
+        quick(max_context=159)
     with pytest.raises(InputError, match="0 segments"):
         VidSeg(backbone, quick())(clip.frames[:1]).at(0)
     with pytest.raises(InputError, match="leave it out"):

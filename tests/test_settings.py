@@ -45,6 +45,7 @@ def test_the_reference_is_what_field_says():
     assert s.features.blocks == tuple(f"up_blocks.2.attentions.{n}" for n in range(3)) and s.features.timestep == 39
     assert s.features.match_blocks == ("up_blocks.2.attentions.1",) and s.features.combine == "mean"
     assert s.upsample.block == "up_blocks.2.attentions.1.transformer_blocks.0.attn2"
+    assert (s.context.naming, s.context.memory, s.refine.method) == ("clusters", "window", "tracks")
     assert (s.upsample.damping, s.upsample.blur_size, s.upsample.blur_sigma) == (0.7, 5, 3.0)
 
 
@@ -55,6 +56,10 @@ def test_the_reference_is_what_field_says():
         (lambda: ContextSettings(num_clusters=4, num_segments=5), "5 segments.*4 clusters"),
         (lambda: FeatureSettings(chunk=0), "chunk is 0"),
         (lambda: RefineSettings(max_jump=-1), "max_jump is -1"),
+        (lambda: RefineSettings(reach=-1), "reach is -1"),
+        (lambda: RefineSettings(temperature=0), "temperature is 0"),
+        (lambda: ContextSettings(max_context=159), "160 tokens"),
+        (lambda: ContextSettings(max_context=79, memory="window"), "80 tokens"),
         (lambda: RefineSettings(majority=1.5), "majority is 1.5"),
         (lambda: UpsampleSettings(damping=-0.1), "damping is -0.1"),
         (lambda: UpsampleSettings(blur_size=4), "odd"),

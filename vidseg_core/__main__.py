@@ -59,7 +59,7 @@ def segment(options: argparse.Namespace) -> None:
             write_masks(unfinished / "masks", window.start, window.labels)
             if window.start == 0 and window.scene.lost:
                 lost = ", ".join(window.scene.names[n] for n in window.scene.lost)
-                print(f"no cluster has most of its cells in: {lost}. More --clusters may find it.", file=sys.stderr)
+                print(f"too small in the first mask for a cell (or cluster) of its own: {lost}", file=sys.stderr)
             timings = {stage: timings.get(stage, 0.0) + s for stage, s in window.seconds.items()}
         given = {name: getattr(options, name) for name in ("clip", "frames", "stride", "first_mask", "names")}
         record = {"input": given, **vidseg.record(timings)}

@@ -5,6 +5,7 @@ then labels every frame, and after each window the context becomes that window, 
 section 3.2). Clusters get class names from the mask of the first frame (the paper's protocol) or stay anonymous segments.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,21 +99,55 @@ def nearest_references(
 
 
 class SceneContext:
-    """The remembered tokens [m, d] and their labels [m]: a k-NN classifier (Cover & Hart 1967) that is replaced as it goes."""
+    """The remembered tokens [m, d] and their labels [m]: a k-NN classifier (Cover & Hart 1967) that moves along with the clip.
+
+    The first `anchored` tokens are what the clip began with and stay. `tail`: (match features, refined labels) of the last
+    frames, which vote on the next window's first; the pipeline sets it.
+    """
 
     def __init__(self, settings: ContextSettings, seed: int = 0):
         self.settings, self.seed = settings, seed
         self.tokens: Tensor | None = None
         self.labels: Tensor | None = None
+        self.anchored = 0
+        self.tail: tuple[Tensor, Tensor] | None = None
+
+    def open(self, tokens: Float[Tensor, "n d"], labels: Int[Tensor, " n"]) -> None:
+        """What the clip begins with; with memory="anchored" these tokens, at most half of `max_context`, stay."""
+        limit, anchored = self.settings.max_context, self.settings.memory == "anchored"
+        self.tokens, self.labels = self._draw(tokens, labels, limit // 2 if anchored and limit else limit)
+        self.anchored = len(self.tokens) if anchored else 0
 
     def update(self, features: Float[Tensor, "f h w d"], labels: Int[Tensor, "f h w"]) -> None:
-        """The context becomes these tokens; above `max_context` of them, a draw in proportion to each label's share."""
-        tokens, labels = features.flatten(0, 2), labels.flatten()
+        """The context becomes these tokens, beside the anchored ones and then as many as those, so that neither outvotes the
+        other. Above that number, or `max_context`, a draw in proportion to each label's share."""
         limit = self.settings.max_context
-        if limit is not None and len(tokens) > limit:
-            kept = stratified_draw(labels, limit, self.settings.neighbours, self.seed)
-            tokens, labels = tokens[kept], labels[kept]
+        if self.anchored:  # but room for k of each label
+            limit = max(self.anchored, self.settings.num_clusters * self.settings.neighbours)
+        tokens, labels = self._draw(features.flatten(0, 2), labels.flatten(), limit)
+        if self.anchored:
+            tokens = torch.cat([self.tokens[: self.anchored], tokens])
+            labels = torch.cat([self.labels[: self.anchored], labels])
         self.tokens, self.labels = tokens, labels
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that the next window needs, as plain arrays; `restore` is the inverse."""
+        match, labels = self.tail or (self.tokens[:0], self.labels[:0])
+        arrays = {"tokens": self.tokens, "labels": self.labels, "tail_match": match, "tail_labels": labels}
+        return {name: a.cpu().numpy() for name, a in arrays.items()} | {"anchored": np.array(self.anchored)}
+
+    def restore(self, state: Mapping[str, np.ndarray], device: torch.device | str = "cpu") -> None:
+        """Become the context that `state` describes; KeyError if part of it is missing."""
+        parts = [torch.from_numpy(state[name]).to(device) for name in ("tokens", "labels", "tail_match", "tail_labels")]
+        self.tokens, self.labels, match, labels = parts
+        self.tail = (match, labels) if len(match) else None
+        self.anchored = int(state["anchored"])
+
+    def _draw(self, tokens: Tensor, labels: Tensor, limit: int | None) -> tuple[Tensor, Tensor]:
+        if limit is None or len(tokens) <= limit:
+            return tokens, labels
+        kept = stratified_draw(labels, limit, self.settings.neighbours, self.seed)
+        return tokens[kept], labels[kept]
 
     def predict(self, features: Float[Tensor, "f h w d"]) -> Int[Tensor, "f h w"]:
         """Majority label of the k nearest remembered tokens; of equal counts the smallest label, as scikit-learn does."""
@@ -145,6 +180,12 @@ def name_clusters(labels: Int[Tensor, "h w"], mask: Int[np.ndarray, "H W"], num_
     votes[:, VOID] = 0
     classes = np.where(votes.any(1), votes.argmax(1), VOID)
     return torch.from_numpy(classes).to(labels.device)
+
+
+def name_cells(mask: Int[np.ndarray, "H W"], grid: tuple[int, int]) -> Int[Tensor, "h w"]:
+    """Class of each cell: the majority of the mask under it, 255 where all of it is void."""
+    cells = torch.arange(grid[0] * grid[1]).reshape(grid)
+    return name_clusters(cells, mask, cells.numel()).reshape(grid)
 
 
 def merge_order(clusters: Clusters) -> Int[np.ndarray, "merges 2"]:

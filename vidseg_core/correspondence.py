@@ -1,11 +1,15 @@
 """Stage 3: correspondences let frames vote.
 
-A cell is followed from frame to frame by cosine similarity of its features; the labels that the cell has along its track
-vote, and the winner is written back (VidSeg, section 3.3, after DIFT, Tang et al. 2023). Where a hop leads depends on the
-cell alone, so all hops are computed at once and tracks are chains of look-ups.
+In the paper a cell is followed from frame to frame by cosine similarity of its features; the labels that the cell has along
+its track vote, and the winner is written back (VidSeg, section 3.3, after DIFT, Tang et al. 2023). Where a hop leads depends on
+the cell alone, so all hops are computed at once and tracks are chains of look-ups. Tracks choose one cell a frame and never
+correct an error; by default the votes are therefore those of all cells near by in space and time, weighed by similarity, as
+in label propagation (Jabri et al. 2020), and tracks are for looking at.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,6 +19,8 @@ from vidseg_core.settings import RefineSettings
 
 ROWS = 1024
 """Cells compared with a frame at once; bounds the similarity matrix."""
+Tail = tuple[Tensor, Tensor]
+"""Match features [r, h, w, e] and labels [r, h, w] of the frames before a window."""
 
 
 @dataclass(frozen=True)
@@ -33,22 +39,59 @@ class Tracks:
 
 @dataclass(frozen=True)
 class Refined:
-    """`labels` [f, h, w] after the vote, `confidence` [f, h, w] in (0, 1]: the winner's share of its track's votes."""
+    """`labels` [f, h, w] after the vote, `confidence` [f, h, w] in (0, 1]: the winner's share of the votes."""
 
     labels: Int[Tensor, "f h w"]
     confidence: Float[Tensor, "f h w"]
     tracks: Tracks
 
 
-def refine(match: Float[Tensor, "f h w e"], coarse: Int[Tensor, "f h w"], settings: RefineSettings) -> Refined:
-    """Let the labels along each track vote. `method="none"` returns the coarse labels with one-cell tracks."""
+def refine(
+    match: Float[Tensor, "f h w e"], coarse: Int[Tensor, "f h w"], settings: RefineSettings, before: Tail | None = None
+) -> Refined:
+    """Let labels vote: those of a cell's neighbours, or those along its track. `before`: the last frames of the window before
+    this one, whose cells are neighbours too. `method="none"` returns the coarse labels, without tracks."""
     if settings.method == "none":
         cells = torch.full((0, len(coarse)), -1, device=coarse.device)
         tracks = Tracks(cells, cells.float(), tuple(coarse.shape[1:]))
     else:
         tracks = find_tracks(match, settings)
-    labels, confidence = vote(tracks, coarse, settings)
+    if settings.method == "neighbours":
+        labels, confidence = neighbour_vote(match, coarse, settings, before)
+    else:
+        labels, confidence = vote(tracks, coarse, settings)
     return Refined(labels, confidence, tracks)
+
+
+def neighbour_vote(
+    match: Float[Tensor, "f h w e"], coarse: Int[Tensor, "f h w"], settings: RefineSettings, before: Tail | None = None
+) -> tuple[Int[Tensor, "f h w"], Float[Tensor, "f h w"]]:
+    """The label with the most votes of the cells up to `radius` cells and `reach` frames away, each (the cell itself too) with
+    weight exp((cosine - 1) / temperature), and its share of the votes; of equal sums the smallest label."""
+    first = 0 if before is None else len(before[0])
+    if before is not None:
+        match, coarse = torch.cat([before[0], match]), torch.cat([before[1], coarse])
+    values, index = torch.unique(coarse, return_inverse=True)
+    unit = torch.nn.functional.normalize(match, dim=-1)
+    ballots = torch.nn.functional.one_hot(index, len(values)).to(unit.dtype)
+    votes = torch.zeros_like(ballots)
+    for here, there in _neighbours(coarse.shape, settings):
+        cosine = (unit[here] * unit[there]).sum(-1, keepdim=True)
+        votes[here] += ((cosine - 1) / settings.temperature).exp() * ballots[there]
+    most, winner = votes[first:].max(-1)
+    return values[winner], most / votes[first:].sum(-1)
+
+
+def _neighbours(shape: tuple[int, ...], settings: RefineSettings) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
+    """For each offset in time, down and across: the cells that have such a neighbour, and those neighbours."""
+    furthest = (settings.reach, settings.radius, settings.radius)
+    for offsets in product(*(range(-far, far + 1) for far in furthest)):
+        if all(abs(step) < size for step, size in zip(offsets, shape, strict=True)):
+            ends = list(zip(offsets, shape, strict=True))
+            yield (
+                tuple(slice(max(0, -step), size - max(0, step)) for step, size in ends),
+                tuple(slice(max(0, step), size - max(0, -step)) for step, size in ends),
+            )
 
 
 def find_moves(

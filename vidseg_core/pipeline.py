@@ -197,8 +197,10 @@ class VidSeg:
                 coarse = scene.context.predict(features.context)
                 progress("context", len(frames))
             with _clock(self.backbone, seconds, "refine"):
-                refined = refine(features.match, coarse, s.refine)
+                refined = refine(features.match, coarse, s.refine, scene.context.tail)
                 scene.context.update(features.context, refined.labels)
+                last = slice(max(0, len(frames) - s.refine.reach), None)
+                scene.context.tail = features.match[last], refined.labels[last]
                 progress("refine", len(frames))
             clusters = tuple(maps.cpu().numpy() for maps in (coarse, refined.labels))
             with _clock(self.backbone, seconds, "upsample"):

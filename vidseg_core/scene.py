@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Integer
 
-from vidseg_core.context import VOID, SceneContext, cut_merges, kmeans, merge_order, name_clusters
+from vidseg_core.context import VOID, SceneContext, cut_merges, kmeans, merge_order, name_cells, name_clusters
 from vidseg_core.errors import InputError
 from vidseg_core.features import Features
 from vidseg_core.settings import Settings
@@ -60,24 +60,32 @@ class Scene:
 
 
 def open_scene(features: Features, settings: Settings, first_mask: np.ndarray | None, names: dict[int, str] | None) -> Scene:
-    """Cluster the first window and fill the context: with frame 0 and its classes if there is a mask, as the paper does; else
-    with the whole window, lest clusters that are not in frame 0 vanish."""
-    s, context = settings.context, SceneContext(settings.context, settings.seed)
-    clusters = kmeans(features.context.flatten(0, 2), s, settings.seed)
-    assigned = clusters.labels.reshape(features.context.shape[:3])
+    """Fill the context: with frame 0 and its classes if there is a mask, as the paper does; else with the clusters of the whole
+    first window, lest those that are not in frame 0 vanish."""
+    context = SceneContext(settings.context, settings.seed)
     if first_mask is not None:
-        classes = name_clusters(assigned[0], first_mask, s.num_clusters)
-        context.update(features.context[:1], classes[assigned[:1]])
-        named = [int(c) for c in np.unique(first_mask) if c != VOID]
-        called = {n: (names or {}).get(n, f"class {n}") for n in named} | {VOID: "void"}
-        lost = tuple(n for n in named if n not in classes[assigned[0]])
-        return Scene(context, _lookup(np.arange(VOID)), called, None, lost=lost)
-    context.update(features.context, assigned)
+        return _named_scene(context, features, settings, first_mask, names or {})
+    clusters = kmeans(features.context.flatten(0, 2), settings.context, settings.seed)
+    context.open(features.context.flatten(0, 2), clusters.labels)
     merges, names = merge_order(clusters), names or {}
-    scene = Scene(context, _lookup(np.arange(VOID)), {}, merges).cut(s.num_segments)
+    scene = Scene(context, _lookup(np.arange(VOID)), {}, merges).cut(settings.context.num_segments)
     if unknown := sorted(set(names) - set(scene.names)):
         raise InputError(f"there is a name for segment {unknown[0]}, but this run makes {sorted(set(scene.names) - {VOID})}")
-    return replace(scene, given=names).cut(s.num_segments)
+    return replace(scene, given=names).cut(settings.context.num_segments)
+
+
+def _named_scene(context: SceneContext, features: Features, settings: Settings, mask: np.ndarray, names: dict) -> Scene:
+    """The scene that a first-frame mask describes; what lies on void alone stays void."""
+    s, first = settings.context, features.context[0]
+    if s.naming == "cells":
+        classes = name_cells(mask, first.shape[:2]).to(first.device)
+    else:
+        labels = kmeans(features.context.flatten(0, 2), s, settings.seed).labels.reshape(features.context.shape[:3])
+        classes = name_clusters(labels[0], mask, s.num_clusters)[labels[0]]
+    context.open(first.flatten(0, 1), classes.flatten())
+    named = [int(c) for c in np.unique(mask) if c != VOID]
+    called = {n: names.get(n, f"class {n}") for n in named} | {VOID: "void"}
+    return Scene(context, _lookup(np.arange(VOID)), called, None, lost=tuple(n for n in named if n not in classes))
 
 
 def check_mask(mask: np.ndarray, size: tuple[int, int], settings: Settings) -> np.ndarray:
@@ -93,7 +101,7 @@ def check_mask(mask: np.ndarray, size: tuple[int, int], settings: Settings) -> n
         raise InputError("the first-frame mask has class 0 and void (255) only: in a black-and-white mask, save the white as 1")
     if not len(classes):
         raise InputError("the first-frame mask is void everywhere: draw at least one class")
-    if len(classes) > clusters:
+    if settings.context.naming == "clusters" and len(classes) > clusters:
         raise InputError(
             f"the first-frame mask has {len(classes)} classes, but only {clusters} clusters are to be named: raise num_clusters"
         )

@@ -63,6 +63,12 @@ class FeatureSettings:
 class ContextSettings:
     """Stage 2: K-means on the first window, then k-NN against a scene context that moves along."""
 
+    naming: Literal["cells", "clusters"] = "cells"
+    """Where a first-frame mask gives classes: to each cell of frame 0 the majority under that cell, or to each cluster that
+    under its cells (paper), which loses every object without a cluster of its own. Label-free runs: no matter."""
+    memory: Literal["anchored", "window"] = "anchored"
+    """What the context remembers: the last window only (paper), or beside it, in equal number, what the clip began with:
+    labels then drift less."""
     num_clusters: int = 20
     """K. Paper: 20."""
     restarts: int = 3
@@ -81,8 +87,16 @@ class ContextSettings:
 class RefineSettings:
     """Stage 3: tracks through the window vote."""
 
-    method: Literal["tracks", "none"] = "tracks"
-    """"none" hands the coarse map on unchanged: for ablation."""
+    method: Literal["neighbours", "tracks", "none"] = "neighbours"
+    """Who votes on a cell: the cells around it in this frame and those near it in time, by similarity ("neighbours"), or its
+    track ("tracks", paper), whose errors add up from hop to hop. "none" hands the coarse map on: for ablation."""
+    radius: int = 1
+    """"neighbours": cells to each side."""
+    reach: int = 2
+    """"neighbours": frames to each side, over window seams too."""
+    temperature: float = 0.15
+    """"neighbours" vote with weight exp((cosine - 1) / temperature). 0.1 to 0.2 make little difference; much below it only a
+    cell's own label counts, above it small objects are outvoted."""
     anchor: Literal["none", "frame0"] = "none"
     """"frame0" (paper) mixes in the similarity to frame 0 with weight 1/(q+1) at hop q: the first hop is the identity."""
     max_jump: int = 1
@@ -170,10 +184,12 @@ class Settings:
         for name, value in positive.items():
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}; it counts things, so give 1 or more")
-        least = self.context.num_clusters * self.context.neighbours
+        parts = 2 if self.context.memory == "anchored" else 1
+        least = parts * self.context.num_clusters * self.context.neighbours
         if self.context.max_context is not None and self.context.max_context < least:
             raise InputError(
-                f"context.max_context is {self.context.max_context}; K * k = {least} tokens must fit, or labels vanish"
+                f"context.max_context is {self.context.max_context}; {least} tokens must fit (K * k, twice if anchored), "
+                "or labels vanish"
             )
         if not 0 <= self.seed < 2**63:
             raise InputError(f"seed is {self.seed}; give 0 or more, below 2**63")
@@ -185,8 +201,11 @@ class Settings:
             raise InputError(
                 f"upsample.separation is {self.upsample.separation}; give 0 or more cells, or None for each mask alone"
             )
-        if self.refine.max_jump < 0:
-            raise InputError(f"refine.max_jump is {self.refine.max_jump}; give 0 (no motion) or more cells")
+        for name in ("max_jump", "radius", "reach"):
+            if getattr(self.refine, name) < 0:
+                raise InputError(f"refine.{name} is {getattr(self.refine, name)}; give 0 or more")
+        if not self.refine.temperature > 0:
+            raise InputError(f"refine.temperature is {self.refine.temperature}; give more than 0")
         for name, value in (("upsample.damping", self.upsample.damping), ("refine.majority", self.refine.majority)):
             if not 0 <= value <= 1:
                 raise InputError(f"{name} is {value}; it is a share between 0 and 1")
@@ -205,9 +224,16 @@ class Settings:
         """The paper's code for `model` (a registry entry or its name), its quirks included; see the README."""
         return cls(
             features=FeatureSettings(noise="independent", schedule="reference", combine="mean", position=0.0, padding=0),
-            context=ContextSettings(restarts=10, max_context=None),
+            context=ContextSettings(naming="clusters", memory="window", restarts=10, max_context=None),
             refine=RefineSettings(
-                anchor="frame0", jump="signed", on_jump="drop", precision="cell", start="frame0", majority=0.0, collision="last"
+                method="tracks",
+                anchor="frame0",
+                jump="signed",
+                on_jump="drop",
+                precision="cell",
+                start="frame0",
+                majority=0.0,
+                collision="last",
             ),
             upsample=UpsampleSettings(
                 strategy="reference", strength=50.0, separation=None, mask_filter="lanczos", response="jpeg"
