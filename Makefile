@@ -2,6 +2,7 @@
 # make lab    install, open the workbook
 # make test   install, unit tests, notebooks, paired notebooks in step, lint
 # make test-full   Stable Diffusion and Stable Video Diffusion at full size with random weights: 12 GB of memory, some minutes
+# make bench       the paper's schedule against the default: compute, time, memory
 # make gpu-check MODEL=sd21-base [VSPW=folder]   download a model, run the sample clips, write a report
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +10,7 @@ PYTHON ?= python3
 STAMP := $(VENV)/installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 NOTEBOOKS := $(wildcard notebooks/*.py)
 
-.PHONY: install demo figures lab test test-full gpu-check unit notebooks pair sync lint format clean
+.PHONY: install demo figures lab test test-full bench gpu-check unit notebooks pair sync lint format clean
 MODEL ?= sd21-base
 .DEFAULT_GOAL := test
 
@@ -47,6 +48,9 @@ unit: install
 
 test-full: install
 	$(BIN)/python -m pytest tests/full
+
+bench: install
+	$(BIN)/python benchmarks/bench.py
 
 gpu-check: install
 	$(BIN)/python benchmarks/gpu_check.py --model $(MODEL) $(if $(VSPW),--vspw $(VSPW))

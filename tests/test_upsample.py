@@ -117,7 +117,7 @@ def test_score_is_blur_maximum_damping():
     rng = torch.Generator().manual_seed(0)
     responses, masks = torch.rand(2, 16, 16, generator=rng), torch.zeros(2, 4, 4)
     masks[:, :2] = 1
-    s = UpsampleSettings(damping=0.3, blur_size=1)
+    s = UpsampleSettings(damping=0.3, blur_size=1, mask_blur=0.0, peak=1.0)
     inside = enlarge(masks, (16, 16), "bilinear")
     expected = responses / responses.amax((1, 2), keepdim=True) * (inside + 0.3 * (1 - inside))
     one = torch.zeros(2, 4, 4, dtype=torch.long)
@@ -129,6 +129,23 @@ def test_score_is_blur_maximum_damping():
     for side in (slice(0, 8), slice(8, 16)):
         part = responses[:, :, side] / responses[:, :, side].amax((1, 2), keepdim=True)
         assert (found[:, :, side] - part * (inside + 0.3 * (1 - inside))[:, :, side]).abs().max() < 1e-6
+
+
+def test_a_peak_is_a_quantile_and_the_mask_is_blurred():
+    """For a mask alone: torch's own quantile, and SciPy's Gaussian of half a cell on the enlarged mask."""
+    rng = torch.Generator().manual_seed(0)
+    responses, masks = torch.rand(1, 40, 50, generator=rng), torch.zeros(1, 4, 5, dtype=torch.bool)
+    masks[:, 1:3, 2:4] = True
+    s = UpsampleSettings(blur_size=1, peak=0.9, mask_blur=0.5)
+    inside = enlarge(masks.float(), (40, 50), "bilinear")[0].double().numpy()
+    for axis in (0, 1):
+        inside = gaussian_filter1d(inside, 5.0, axis=axis, mode="mirror", radius=10)
+    scaled = (responses[0] / responses.flatten().quantile(0.9)).clamp(max=1).numpy()
+    found = score(responses, masks, torch.zeros(1, 4, 5, dtype=torch.long), s)[0].numpy()
+    assert np.abs(found - scaled * inside).max() < 2e-3
+    speck = torch.zeros(1, 40, 50)
+    speck[0, 20, 25] = 1.0  # fewer pixels than the quantile leaves: the maximum counts, and the mask is not lost
+    assert score(speck, masks, torch.zeros(1, 4, 5, dtype=torch.long), s).max() > 0.5
 
 
 def test_claim_is_an_argmax_at_any_size():
@@ -291,6 +308,23 @@ def test_reference_steps_are_a_plain_loop(backbone, images, monkeypatch):
             assert group.frames.tolist() == [0, 1]
             assert (plus - ends[0]).abs().max() < 2e-3 and (minus - ends[1]).abs().max() < 2e-3
             assert (plus - minus).abs().max() > 0.1
+
+
+def test_a_guidance_of_one_is_none(backbone, images, monkeypatch):
+    """Half the cost, the same estimate: the conditional half alone."""
+    embedding = torch.randn(1, 1, 32)
+    monkeypatch.setattr(backbone, "prompt", lambda text: embedding)
+    s = dataclasses.replace(Settings.reference("tiny").upsample, guidance=1.0)
+    almost = dataclasses.replace(s, guidance=1.0 + 1e-7)
+    cells = torch.zeros(2, 12, 16, dtype=torch.long)
+    cells[:, 4:8, 5:9] = 1
+    latents = backbone.encode(images[:2])
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+    for (_, *ours), (_, *theirs) in zip(
+        *(reference_pairs(backbone, latents, noise, cells, x) for x in (s, almost)), strict=True
+    ):
+        assert max((a - b).abs().max() for a, b in zip(ours, theirs, strict=True)) < 2e-3
+    assert s.scale is None and almost.scale is not None
 
 
 def test_reference_differences_wrap_around():

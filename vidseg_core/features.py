@@ -108,7 +108,7 @@ def guided_descent(backbone: Backbone, latents: Tensor, noise: Tensor, condition
     timesteps, sigmas = backbone.schedule(s.steps)
     x = latents + sigmas[s.start_step] * noise
     for step in range(s.start_step, s.steps):
-        x = euler_step(x, backbone.denoise(x, timesteps[step], s.guidance, condition), sigmas[step], sigmas[step + 1])
+        x = euler_step(x, backbone.denoise(x, timesteps[step], s.scale, condition), sigmas[step], sigmas[step + 1])
     return x
 
 

@@ -134,11 +134,11 @@ def reference_pairs(
             found = group[(group.owners == name).all(2).all(1)]
             here, x, cells = found.frames, start[part], refined[part] == name
             frames = torch.arange(len(cells), device=cells.device) if backbone.coupled else here
-            both = torch.cat([frames, frames + len(cells)])  # the two halves of the guidance batch
-            injected = [{path: q if len(frames) == len(cells) else q[both] for path, q in step.items()} for step in recorded]
+            rows = frames if s.scale is None else torch.cat([frames, frames + len(cells)])  # both halves of a guided batch
+            injected = [{path: q if len(frames) == len(cells) else q[rows] for path, q in step.items()} for step in recorded]
             kept = [p[frames] for p in plains]
             with_sign = partial(
-                modulated_steps, backbone, x[frames], cells[frames], kept, injected, (record, both), condition, s
+                modulated_steps, backbone, x[frames], cells[frames], kept, injected, (record, rows), condition, s
             )
             plus, minus = (with_sign(sign)[here if backbone.coupled else slice(None)] for sign in (1, -1))
             yield Group(part.start + here, found.masks, found.owners, found.share), plus, minus
@@ -153,7 +153,7 @@ def unmodulated_steps(
     latents, recorded, records = [], [], []
     for step in range(settings.start_step, settings.steps):
         with backbone.tap(backbone.injected()) as taps, backbone.record(settings.block) if not records else nullcontext() as r:
-            clean = backbone.denoise(x, timesteps[step], settings.guidance, condition)
+            clean = backbone.denoise(x, timesteps[step], settings.scale, condition)
         records.append(r)
         x = euler_step(x, clean, sigmas[step], sigmas[step + 1])
         latents.append(x)
@@ -169,14 +169,15 @@ def modulated_steps(
     `unmodulated_steps` made them, the latter with the rows that it is replayed at: the first step up to the modulated block
     is the same with and without modulation."""
     timesteps, sigmas = backbone.schedule(settings.steps)
-    shift = torch.cat([cells, cells]).float() * sign * settings.strength
+    shift = cells.float() * sign * settings.strength
+    shift = shift if settings.scale is None else torch.cat([shift, shift])
     mask = F.interpolate(cells[:, None].float(), size=x.shape[-2:], mode="nearest-exact")
     for n, step in enumerate(range(settings.start_step, settings.steps)):
         edits: dict[str, Callable[[Tensor], Tensor]] = {p: lambda _, value=v: value for p, v in injected[n].items()}
         if n == 0:
             edits |= backbone.modulation(settings.block, shift, len(x))
         with backbone.edit(edits), backbone.replay(*replay) if n == 0 else nullcontext():
-            clean = backbone.denoise(x, timesteps[step], settings.guidance, condition)
+            clean = backbone.denoise(x, timesteps[step], settings.scale, condition)
         x = euler_step(x, clean, sigmas[step], sigmas[step + 1])
         if step <= settings.blend_until:
             x = x * mask + plain[n] * (1 - mask)

@@ -44,19 +44,20 @@ class Scene:
     def state(self) -> dict[str, np.ndarray]:
         """All of it as plain arrays, for `np.savez`: what `VidSeg.stream` goes on from, bit for bit, after a window."""
         words = {"names": sorted(self.names.items()), "given": sorted(self.given.items()), "lost": self.lost}
-        arrays = {"tokens": self.context.tokens.cpu().numpy(), "labels": self.context.labels.cpu().numpy()}
         merges = {} if self.merges is None else {"merges": self.merges}
-        return {**arrays, **merges, "segment": self.segment, "words": np.array(json.dumps(words))}
+        return {**self.context.state(), **merges, "segment": self.segment, "words": np.array(json.dumps(words))}
 
     @classmethod
     def from_state(cls, state: Mapping[str, np.ndarray], settings: Settings, device: torch.device | str = "cpu") -> "Scene":
         """The inverse of `state`, under the settings of the run that it comes from. Raises InputError for other arrays."""
-        if missing := sorted({"tokens", "labels", "segment", "words"} - set(state)):
-            raise InputError(f"the saved scene lacks {missing[0]!r}: it is damaged or of another version, so start anew")
-        context, words = SceneContext(settings.context, settings.seed), json.loads(str(state["words"]))
-        context.tokens, context.labels = (torch.from_numpy(state[name]).to(device) for name in ("tokens", "labels"))
+        context = SceneContext(settings.context, settings.seed)
+        try:
+            context.restore(state, device)
+            words, segment = json.loads(str(state["words"])), state["segment"]
+        except KeyError as error:
+            raise InputError(f"the saved scene lacks {error}: it is damaged or of another version, so start anew") from error
         named = dict(words["names"]), state.get("merges"), dict(words["given"]), tuple(words["lost"])
-        return cls(context, state["segment"], *named)
+        return cls(context, segment, *named)
 
 
 def open_scene(features: Features, settings: Settings, first_mask: np.ndarray | None, names: dict[int, str] | None) -> Scene:

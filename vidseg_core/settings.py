@@ -8,10 +8,11 @@ thus always a complete, printable, JSON-able record. FIELD numbers in comments a
 import dataclasses
 import json
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal
 
 from vidseg_core.errors import InputError
 from vidseg_core.registry import Model, find_model
+from vidseg_core.validation import check
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,12 @@ class UpsampleSettings:
     separation: int | None = 2
     """"direct": masks that are more than so many cells apart are modulated in one pass. None: each mask alone. Between 98.6 and
     99 % of pixels are then as with None, with a third of the passes for 20 masks; they stop growing with K."""
-    damping: float = 0.7
-    """Weight of the response outside the coarse mask. Paper: 0.7."""
+    damping: float = 0.0
+    """Weight of the response outside the (blurred) coarse mask. Paper: 0.7, with which far halos win pixels."""
+    mask_blur: float = 0.5
+    """Standard deviation, in cells, of the Gaussian on the enlarged mask: coarse borders are wrong by half a cell. Paper: 0."""
+    peak: float = 0.99
+    """Quantile of a mask's response over the frame that counts as its full strength. Paper: 1, the maximum, a single pixel."""
     blur_size: int = 5
     """Pixels across of the Gaussian on the response map. Paper: 5."""
     blur_sigma: float = 3.0
@@ -150,9 +155,14 @@ class UpsampleSettings:
     models (the last step, 24, is left alone), 24 for video models."""
     guidance: float | tuple[float, float] | None = None
     """Classifier-free guidance scale of "reference"; two numbers: on a window's first and last frame, linear between. Paper:
-    5 for image models, (1, 2.5) for video models."""
+    5 for image models, (1, 2.5) for video models. 1 switches it off, and halves the cost."""
     chunk: int = 16
     """Images per UNet pass; memory, not results beyond rounding, depends on it. A video model takes at least a window."""
+
+    @property
+    def scale(self) -> float | tuple[float, float] | None:
+        """What passes of "reference" are guided by: None for a guidance of 1, which is the conditional pass alone."""
+        return None if self.guidance == 1 else self.guidance
 
 
 @dataclass(frozen=True)
@@ -172,52 +182,7 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for part in (self.features, self.context, self.refine, self.upsample, self):
-            _check_choices(part)
-        positive = {
-            "features.ensemble": self.features.ensemble, "features.chunk": self.features.chunk,
-            "context.num_clusters": self.context.num_clusters, "context.restarts": self.context.restarts,
-            "context.max_iterations": self.context.max_iterations, "context.neighbours": self.context.neighbours,
-            "context.max_context": self.context.max_context, "context.num_segments": self.context.num_segments,
-            "upsample.chunk": self.upsample.chunk, "upsample.steps": self.upsample.steps, "window": self.window,
-        }  # fmt: skip
-        for name, value in positive.items():
-            if value is not None and value < 1:
-                raise InputError(f"{name} is {value}; it counts things, so give 1 or more")
-        parts = 2 if self.context.memory == "anchored" else 1
-        least = parts * self.context.num_clusters * self.context.neighbours
-        if self.context.max_context is not None and self.context.max_context < least:
-            raise InputError(
-                f"context.max_context is {self.context.max_context}; {least} tokens must fit (K * k, twice if anchored), "
-                "or labels vanish"
-            )
-        if not 0 <= self.seed < 2**63:
-            raise InputError(f"seed is {self.seed}; give 0 or more, below 2**63")
-        if self.context.num_clusters > 255:
-            raise InputError(
-                f"context.num_clusters is {self.context.num_clusters}; masks hold numbers 0..254, so give at most 255"
-            )
-        if (self.upsample.separation or 0) < 0:
-            raise InputError(
-                f"upsample.separation is {self.upsample.separation}; give 0 or more cells, or None for each mask alone"
-            )
-        for name in ("max_jump", "radius", "reach"):
-            if getattr(self.refine, name) < 0:
-                raise InputError(f"refine.{name} is {getattr(self.refine, name)}; give 0 or more")
-        if not self.refine.temperature > 0:
-            raise InputError(f"refine.temperature is {self.refine.temperature}; give more than 0")
-        for name, value in (("upsample.damping", self.upsample.damping), ("refine.majority", self.refine.majority)):
-            if not 0 <= value <= 1:
-                raise InputError(f"{name} is {value}; it is a share between 0 and 1")
-        if self.upsample.blur_size % 2 == 0 or self.upsample.blur_sigma <= 0:
-            raise InputError("upsample.blur_size must be odd and blur_sigma above 0; 1 switches the blur off")
-        if not 0 <= (self.upsample.start_step or 0) < self.upsample.steps:
-            raise InputError(f"upsample.start_step is {self.upsample.start_step}; give one of 0..{self.upsample.steps - 1}")
-        if self.context.num_segments is not None and self.context.num_segments > self.context.num_clusters:
-            raise InputError(
-                f"{self.context.num_segments} segments cannot be cut from {self.context.num_clusters} clusters; "
-                "ask for fewer segments or more clusters"
-            )
+        check(self)
 
     @classmethod
     def reference(cls, model: str | Model) -> "Settings":
@@ -225,20 +190,11 @@ class Settings:
         return cls(
             features=FeatureSettings(noise="independent", schedule="reference", combine="mean", position=0.0, padding=0),
             context=ContextSettings(naming="clusters", memory="window", restarts=10, max_context=None),
-            refine=RefineSettings(
-                method="tracks",
-                anchor="frame0",
-                jump="signed",
-                on_jump="drop",
-                precision="cell",
-                start="frame0",
-                majority=0.0,
-                collision="last",
-            ),
-            upsample=UpsampleSettings(
-                strategy="reference", strength=50.0, separation=None, mask_filter="lanczos", response="jpeg"
-            ),
-        ).resolve(find_model(model) if isinstance(model, str) else model)
+            refine=RefineSettings(method="tracks", anchor="frame0", jump="signed", on_jump="drop", precision="cell",
+                                  start="frame0", majority=0.0, collision="last"),
+            upsample=UpsampleSettings(strategy="reference", strength=50.0, separation=None, damping=0.7, mask_blur=0.0,
+                                      peak=1.0, mask_filter="lanczos", response="jpeg"),
+        ).resolve(find_model(model) if isinstance(model, str) else model)  # fmt: skip
 
     def resolve(self, model: Model) -> "Settings":
         """Fill every None that differs by model from its registry entry."""
@@ -282,12 +238,3 @@ def _build(kind: type, data: Any) -> Any:
 
 def _fill(part: Any, **defaults: Any) -> Any:
     return replace(part, **{k: v for k, v in defaults.items() if getattr(part, k) is None})
-
-
-def _check_choices(part: Any) -> None:
-    for name, hint in get_type_hints(type(part)).items():
-        for kind in (hint, *get_args(hint)):
-            choices = get_args(kind) if getattr(kind, "__origin__", None) is Literal else ()
-            value = getattr(part, name)
-            if choices and value is not None and value not in choices:
-                raise InputError(f"{name}={value!r} is not a choice; take one of {', '.join(map(repr, choices))}")

@@ -7,6 +7,7 @@ network; here the responses become labels.
 """
 
 import io
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -79,19 +80,32 @@ def score(
     owners: Integer[Tensor, "n h w"],
     settings: UpsampleSettings,
 ) -> Float[Tensor, "n H W"]:
-    """Blurred, divided by the maximum of each mask, damped outside the masks; 0 for a mask that did not respond.
+    """Blurred, divided by the peak of each mask, damped outside the masks; 0 for a mask that did not respond. In [0, 1].
 
-    `masks` is 1 on the cells that were modulated; `owners` says to which mask a cell's response is given, with coloured
+    `masks` is true on the cells that were modulated; `owners` says to which mask a cell's response is given, with coloured
     modulation the nearest of those that were modulated together.
     """
     blurred = gaussian_blur(responses, settings.blur_size, settings.blur_sigma)
     size = tuple(blurred.shape[1:])
-    owned = nearest(owners, size).long().flatten(1)
-    peaks = torch.zeros(len(owned), int(owned.max()) + 1, device=blurred.device)
-    peaks = peaks.scatter_reduce(1, owned, blurred.flatten(1), "amax").gather(1, owned).view_as(blurred)
-    scaled = torch.where(peaks > SILENT, blurred / peaks.clamp(min=SILENT), 0)
+    peaks = torch.stack([_peaks(*pair, settings.peak) for pair in zip(blurred, nearest(owners, size), strict=True)])
+    scaled = torch.where(peaks > SILENT, (blurred / peaks.clamp(min=SILENT)).clamp(max=1), 0)
     inside = enlarge(masks.float(), size, settings.mask_filter)
+    if settings.mask_blur:
+        sigma = settings.mask_blur * size[0] / masks.shape[1]
+        inside = gaussian_blur(inside, 2 * math.ceil(2 * sigma) + 1, sigma)
     return scaled * (inside + settings.damping * (1 - inside))
+
+
+def _peaks(response: Float[Tensor, "H W"], owner: Int[Tensor, "H W"], quantile: float) -> Float[Tensor, "H W"]:
+    """At each pixel the response that is full strength for its owner: what a share 1 - `quantile` of the frame's pixels, all
+    of the owner's, exceed; the owner's maximum if that is 0 (a mask so small that it responds on fewer)."""
+    peaks, count = torch.zeros_like(response), max(1, round((1 - quantile) * response.numel()))
+    for name in owner.unique():
+        own = owner == name
+        values = response[own]
+        peak = values.topk(min(count, len(values))).values[-1]
+        peaks[own] = peak if peak > SILENT else values.max()
+    return peaks
 
 
 def claim(
