@@ -1,125 +1,83 @@
-"""mIoU and pixel accuracy after each stage, beside baselines, under the first-frame protocol.
+"""The README's tables: VidSeg after each stage, and the baselines, on the clips that come along and on CamVid and DAVIS.
 
-    python benchmarks/accuracy.py                                   the sample clips and the generated one
-    python benchmarks/accuracy.py --camvid DIR --davis DIR          and labelled frames: DIR/CLIP/frames, DIR/CLIP/labels
+    python benchmarks/accuracy.py                                       the clips that come along
+    python benchmarks/accuracy.py --camvid DIR --davis DIR              and real data, one first mask for a whole clip
+    python benchmarks/accuracy.py --camvid DIR --davis DIR --restart    the same, each window of 14 frames a clip of its own
 
-The mask of the first frame names the clusters (so it is not blind to the truth). With --restart every window of 14 frames is
-a clip of its own with its own first mask; without, one first mask serves the whole clip. Sample clips are scored on their
-drawn frames but the first, all others on all labelled frames. CamVid's label 11 is void, DAVIS' labels are object or not.
+All of it is `python -m vidseg_core evaluate` with K = 20 (DAVIS: 8), called once for each set and method. What is finished is
+kept in --out: the same command goes on there. Writes benchmarks/results/accuracy.md, with --restart accuracy_restart.md.
 """
 
 import argparse
-import dataclasses
-import sys
-from collections.abc import Iterator
+import json
 from pathlib import Path
 
-import numpy as np
-import torch
-from tqdm import tqdm
+from vidseg_core import ContextSettings, InputError, Settings
+from vidseg_core.baselines import METHODS
+from vidseg_core.datasets import SAMPLES, open_dataset
+from vidseg_core.evaluate import Evaluation
+from vidseg_core.files import replacing
+from vidseg_core.report import percent
 
-from vidseg_core import ContextSettings, Settings, VidSeg, generated_clip, load_backbone, read_frames, read_mask, sample_clip
-from vidseg_core.context import SceneContext, kmeans, name_clusters
-from vidseg_core.metrics import confusion, flicker, mean_iou, pixel_accuracy
-from vidseg_core.viz import enlarge
-
-STAGES = ("colour + position", "coarse", "refined", "bilinear", "full resolution")
-
-
-@dataclasses.dataclass(frozen=True)
-class Labelled:
-    """`truth` maps frame numbers to masks (255 = void), 0 among them; `scored` are those that count."""
-
-    frames: np.ndarray
-    truth: dict[int, np.ndarray]
-    scored: list[int]
-    num_classes: int
-    num_clusters: int
+CLUSTERS = {"davis": 8}
+SHOWN = ("mIoU", "accuracy", "mVC8", "J", "F", "stability", "seam stability")
+RESULTS = Path(__file__).parent / "results"
 
 
-def sample(name: str) -> Labelled:
-    """A sample clip with its hand-drawn masks."""
-    clip = sample_clip(name)
-    last = max(clip.masks)
-    return Labelled(clip.frames[: last + 1], clip.masks, [n for n in clip.masks if n], len(clip.names), 20)
+def evaluate(name: str, root: str | None, method: str, options: argparse.Namespace) -> dict[str, dict[str, float | None]]:
+    """Scores of each stage of a method on a set."""
+    dataset, restart = open_dataset(name, root), options.restart and root is not None
+    settings = Settings(context=ContextSettings(num_clusters=CLUSTERS.get(name, 20)))
+    out = options.out / "-".join([name, method, options.model.replace("/", "_"), *(["restart"] if restart else [])])
+    run = Evaluation(dataset, str(Path(root).resolve()) if root else "", method, options.model, settings, restart=restart)
+    run.run(out, options.workers, threads=options.threads, tell=lambda line: print(f"{method:16} {line}", flush=True))
+    stages = json.loads((out / "results.json").read_text())["stages"]
+    return {stage: scores["scores"] for stage, scores in stages.items()}
 
 
-def folder(path: Path, num_classes: int, num_clusters: int, window: int | None) -> Iterator[Labelled]:
-    """A clip as frames/ and labels/ of equal length, whole or in windows."""
-    frames = read_frames(path / "frames")
-    labels = [read_mask(p) for p in sorted((path / "labels").glob("*.png"))]
-    if len(labels) != len(frames):
-        sys.exit(f"{path} has {len(frames)} frames but {len(labels)} labels; this benchmark needs one label for each frame")
-    labels = [np.where(m == 11, 255, m) if num_classes == 11 else (m > 0).astype(int) for m in labels]
-    for start in range(0, len(frames), window or len(frames)):
-        part = slice(start, start + (window or len(frames)))
-        truth = dict(enumerate(labels[part]))
-        yield Labelled(frames[part], truth, list(truth), num_classes, num_clusters)
-
-
-def bilinear(cells: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Each mask enlarged bilinearly, the largest wins."""
-    values = torch.from_numpy(np.unique(cells))
-    masks = (torch.from_numpy(cells)[:, None] == values[None, :, None, None]).float()
-    return values[torch.nn.functional.interpolate(masks, size=size, mode="bilinear").argmax(1)].numpy()
-
-
-def colour_and_position(clip: Labelled, grid: tuple[int, int]) -> np.ndarray:
-    """Baseline: each cell's mean RGB in [-1, 1] and (y, x) in the place of the queries; the rest as ours."""
-    images = torch.from_numpy(clip.frames).permute(0, 3, 1, 2).float() / 127.5 - 1
-    colour = torch.nn.functional.interpolate(images, size=grid, mode="area").permute(0, 2, 3, 1)
-    y, x = (torch.linspace(-1, 1, n) for n in grid)
-    position = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1).expand(len(colour), -1, -1, -1)
-    tokens, settings = torch.cat([colour, position], -1), ContextSettings(num_clusters=clip.num_clusters)
-    clusters = kmeans(tokens[:14].flatten(0, 2), settings)
-    first = clusters.labels[: grid[0] * grid[1]].reshape(1, *grid)
-    context = SceneContext(settings)
-    context.update(tokens[:1], name_clusters(first[0], clip.truth[0], clip.num_clusters)[first])
-    return torch.cat([context.predict(frame[None]) for frame in tokens]).numpy()
-
-
-def score(clip: Labelled, vidseg: VidSeg) -> tuple[dict[str, np.ndarray], float]:
-    """A confusion matrix for each stage, and the flicker of the labels."""
-    result = vidseg(clip.frames, first_mask=clip.truth[0], keep=())
-    size, cells = clip.frames.shape[1:3], {"coarse": result.coarse, "refined": result.refined}
-    cells["colour + position"] = colour_and_position(clip, result.coarse.shape[1:])
-    counts = dict.fromkeys(STAGES, 0)
-    for n in clip.scored:
-        maps = {name: enlarge(m[n], size) for name, m in cells.items()}
-        maps |= {"bilinear": bilinear(result.refined[n : n + 1], size)[0], "full resolution": result.labels[n]}
-        for name, labels in maps.items():
-            counts[name] = counts[name] + confusion(labels, clip.truth[n], clip.num_classes)
-    return counts, flicker(result.labels)
+def rows(name: str, root: str | None, options: argparse.Namespace) -> list[str]:
+    """Table rows of a set: the stages of VidSeg, then the last stage of each baseline."""
+    lines = []
+    for method in options.methods:
+        try:
+            stages = evaluate(name, root, method, options)
+        except InputError as error:
+            if "not installed" not in str(error):
+                raise
+            print(f"{method} is left out: {error}")
+            continue
+        stages = stages if method == "vidseg" else dict([list(stages.items())[-1]])
+        for stage, scores in stages.items():
+            cells = ["–" if scores[column] is None else percent(scores[column]) for column in SHOWN]
+            lines.append(f"| {name} | {method} | {stage} | {' | '.join(cells)} |")
+    return lines
 
 
 def main() -> None:
-    """Print one markdown table."""
+    """Measure, print one markdown table and write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--camvid", type=Path, metavar="DIR")
-    parser.add_argument("--davis", type=Path, metavar="DIR")
-    parser.add_argument("--restart", action="store_true", help="each window of 14 frames is a clip of its own")
+    parser.add_argument("--camvid", metavar="DIR")
+    parser.add_argument("--davis", metavar="DIR")
+    parser.add_argument("--restart", action="store_true", help="each window of CamVid and DAVIS is a clip of its own")
     parser.add_argument("--model", default="tiny")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS, metavar="NAME")
+    parser.add_argument("--out", type=Path, default=Path("outputs/accuracy"), metavar="DIR", help="keeps what is finished")
+    parser.add_argument("--workers", type=int, default=0, help="spread clips over processes")
+    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    backbone, window = load_backbone(options.model), 14 if options.restart else None
-    generated = generated_clip()
-    sets = {
-        "cup": [sample("cup")],
-        "box": [sample("box")],
-        "generated": [Labelled(generated.frames, dict(enumerate(generated.labels)), list(range(28)), 3, 20)],
-    }
-    for name, root, classes, clusters in (("CamVid", options.camvid, 11, 20), ("DAVIS", options.davis, 2, 8)):
-        if root:
-            sets[name] = [part for path in sorted(root.iterdir()) for part in folder(path, classes, clusters, window)]
-    print(f"| {'clip(s)':10} | {' | '.join(STAGES)} | flicker |\n|---|{'---|' * len(STAGES)}---|")
-    for name, clips in sets.items():
-        total, flickers = dict.fromkeys(STAGES, 0), []
-        for clip in tqdm(clips, desc=name, disable=None):
-            settings = Settings(context=ContextSettings(num_clusters=clip.num_clusters))
-            counts, share = score(clip, VidSeg(backbone, settings))
-            total = {stage: total[stage] + counts[stage] for stage in STAGES}
-            flickers.append(share)
-        cells = [f"{mean_iou(total[s]):.3f} / {pixel_accuracy(total[s]):.3f}" for s in STAGES]
-        print(f"| {name:10} | {' | '.join(cells)} | {np.mean(flickers):.3f} |", flush=True)
+    sets = dict.fromkeys(SAMPLES) | {name: root for name in ("camvid", "davis") if (root := getattr(options, name))}
+    lines = [f"| set | method | stage | {' | '.join(SHOWN)} |", f"|---|---|---|{'---|' * len(SHOWN)}"]
+    for name, root in sets.items():
+        lines += rows(name, root, options)
+    given = [f"--{name} DIR" for name in ("camvid", "davis") if name in sets]
+    given += ["--restart"] if options.restart else []
+    given += [f"--model {options.model}"] if options.model != "tiny" else []
+    given += [f"--methods {' '.join(options.methods)}"] if options.methods != list(METHODS) else []
+    table = "\n".join([f"`{' '.join(['python benchmarks/accuracy.py', *given])}`, in percent", "", *lines]) + "\n"
+    print(f"\n{table}")
+    RESULTS.mkdir(exist_ok=True)
+    with replacing(RESULTS / f"accuracy{'_restart' if options.restart else ''}.md") as partial:
+        partial.write_text(table, encoding="utf-8")
 
 
 if __name__ == "__main__":
