@@ -222,7 +222,7 @@ class MadeUp:
             yield Predicted(n, {"full": self.labels[n : n + 3]}, {"nothing": np.zeros(1)})
 
 
-def score(monkeypatch, tmp_path, truth, labels, protocol, classes=3, **clip):
+def score(monkeypatch, tmp_path, truth, labels, protocol, classes=3, tell=lambda line: None, **clip):
     """The result of a made-up method on one clip of made-up labels (a dict of frames that have some)."""
     truth = truth if isinstance(truth, dict) else dict(enumerate(truth))
     frames = np.zeros((len(labels), *labels.shape[1:], 3), np.uint8)
@@ -231,7 +231,7 @@ def score(monkeypatch, tmp_path, truth, labels, protocol, classes=3, **clip):
     dataset = Dataset(
         "made up", tuple("abcdefgh"[:classes]), (LabelledArrays("clip", frames, truth, **clip),), protocol=protocol
     )
-    Evaluation(dataset, settings=QUICK).run(tmp_path / "out")
+    Evaluation(dataset, settings=QUICK).run(tmp_path / "out", tell=tell)
     result = json.loads((tmp_path / "out" / "clips" / "clip.json").read_text())
     return Tally.from_dict(result["stages"]["full"]), made
 
@@ -325,6 +325,31 @@ def tally_of(truth, predicted):
     for t, p in zip(truth, predicted, strict=True):
         meter.add(np.array(p), np.array(t))
     return meter.finish()
+
+
+def test_lines_and_results_say_what_was_never_found(monkeypatch, tmp_path, labels):
+    said, truth = [], labels.copy()
+    truth[0, 0, :2], truth[4] = 255, 1
+    labels = np.where(labels == 2, 0, labels)
+    score(monkeypatch, tmp_path, truth, labels, "first", classes=4, tell=said.append)
+    data = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert data["clips"]["clip"]["never found"] == ["c"], "class d is not in the truth either"
+    assert len(said) == 1 and said[0].startswith("clip ") and "8 frames" in said[0] and "never found: c" in said[0]
+
+
+def test_values_taken_for_void_are_reported(root, tmp_path):
+    for part in ("frames", "labels"):
+        (tmp_path / "set" / part).mkdir(parents=True)
+        for path in sorted((root / "c" / part).iterdir())[:3]:
+            array = np.array(Image.open(path))
+            if part == "labels" and path.stem != "000":
+                array[0, 0] = 77
+            Image.fromarray(array).save(tmp_path / "set" / part / path.name)
+    (tmp_path / "set" / "names.json").write_text('{"0": "rest", "1": "leaf", "2": "blossom"}')
+    said = []
+    run(tmp_path / "set", tmp_path / "out", "kmeans", tell=said.append)
+    assert "values taken for void: 77 in 2 frames" in said[0]
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["clips"]["set"]["strays"] == {"77": 2}
 
 
 def test_scores_of_objects_are_davis():

@@ -12,7 +12,7 @@ from vidseg_core.datasets import READERS, SAMPLES, open_dataset
 from vidseg_core.errors import InputError
 from vidseg_core.labelled import AnyClip, Dataset
 from vidseg_core.registry import find_model
-from vidseg_core.report import clip_scores, percent, write_report
+from vidseg_core.report import clip_scores, never_found, percent, write_report
 from vidseg_core.results import write_json
 from vidseg_core.scoring import PROTOCOLS, Plan, Store
 from vidseg_core.settings import Settings
@@ -86,10 +86,12 @@ class Evaluation:
 
     def line(self, name: str, result: dict[str, Any]) -> str:
         """A clip's line: the scores of the last stage."""
-        scores = clip_scores(Tally.from_dict(list(result["stages"].values())[-1]), self.dataset.objects)
+        tally = Tally.from_dict(list(result["stages"].values())[-1])
+        scores, missed = clip_scores(tally, self.dataset.objects), ", ".join(never_found(tally, self.dataset.classes))
         shown = "  ".join(f"{k} {percent(scores[k]):>5}" for k in ("mIoU", "mVC8", "F", "stability"))
         strays = ", ".join(f"{value} in {count} frames" for value, count in result["strays"].items())
-        return f"{name:24} {result['frames']:4} frames  {shown}" + (f"  values taken for void: {strays}" if strays else "")
+        notes = (f"  never found: {missed}" if missed else "") + (f"  values taken for void: {strays}" if strays else "")
+        return f"{name:24} {result['frames']:4} frames  {shown}{notes}"
 
 
 def claim_folder(out: Path, record: dict[str, Any]) -> None:

@@ -28,6 +28,12 @@ def clip_scores(tally: Tally, objects: bool) -> dict[str, float]:
     return scores
 
 
+def never_found(tally: Tally, classes: Sequence[str]) -> list[str]:
+    """Classes that the truth shows and the labels nowhere: most often they had no cluster of their own in frame 0."""
+    shown, found = tally.counts.sum(1) > 0, tally.counts.sum(0)[: len(classes)] > 0
+    return [name for name, missed in zip(classes, shown & ~found, strict=True) if missed]
+
+
 def _object_mean(sums: np.ndarray) -> float:
     seen = sums[1:][sums[1:, 1] > 0]
     return float((seen[:, 0] / seen[:, 1]).mean()) if len(seen) else math.nan
@@ -115,6 +121,7 @@ def write_report(
     data["clips"] = {
         clip: {
             "frames": r["frames"], "labelled": r["labelled"], "strays": r["strays"],
+            "never found": never_found(tallies[clip][stages[-1]], classes),
             "stages": {stage: _null(clip_scores(tallies[clip][stage], objects)) for stage in stages},
         }
         for clip, r in results.items()
