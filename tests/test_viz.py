@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from vidseg_core.viz import PALETTE, blend, compare, contact_sheet, enlarge, pca_image, png, show_stages
+from vidseg_core.pictures.features import show_table
+from vidseg_core.viz import PALETTE, Drawing, blend, compare, contact_sheet, enlarge, mark, panel, pca_image, png, show_stages
 
 COLOURS = np.zeros((256, 3), np.uint8)
 COLOURS[:3] = [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
@@ -45,6 +46,31 @@ def test_pca_image_separates_what_features_separate():
     assert image.shape == (2, 8, 8, 3) and image.min() >= 0 and image.max() <= 1
     assert abs(image[:, :, 4:, 0].mean() - image[:, :, :4, 0].mean()) > 0.7
     assert np.isfinite(pca_image(np.zeros((1, 4, 4, 5)))).all()
+
+
+def test_pca_image_keeps_the_colours_of_another():
+    """Channels that were swapped and turned round come back; a coarser map is matched to a finer one."""
+    features = np.random.default_rng(0).normal(0, [5, 3, 2, 0.1], (1, 8, 12, 4))
+    image = pca_image(features)
+    other = image[..., [2, 0, 1]] * [1, -1, -1] + [0, 1, 1]
+    assert np.allclose(pca_image(features, like=other), other)
+    fine = np.repeat(np.repeat(other, 2, axis=1), 2, axis=2)
+    assert np.allclose(pca_image(features, like=fine), other)
+    assert np.isfinite(pca_image(np.zeros((1, 8, 12, 4)), like=image)).all()
+
+
+def test_marks_stand_on_their_cell():
+    figure = Drawing(figsize=(2, 2))
+    axes = figure.subplots()
+    panel(axes, np.zeros((40, 60)), "", name="a")
+    mark(axes, 3, 7, (10, 15), (40, 60))
+    assert [line.get_xydata().tolist() for line in axes.lines] == [[[30, 14]]] * 2 and axes.get_gid() == "a"
+
+
+def test_tables_frame_the_best_of_a_column():
+    figure = show_table(np.array([[0.1, 0.9], [0.5, 0.2]]), ["a", "b"], ["x", "y"], "scores")
+    framed = [text.get_text() for text in figure.axes[0].texts if text.get_bbox_patch() is not None]
+    assert sorted(framed) == ["0.50", "0.90"]
 
 
 def titles(figure):

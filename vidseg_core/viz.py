@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Integer, UInt8
@@ -9,6 +10,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from scipy.optimize import linear_sum_assignment
 
 from vidseg_core.metrics import VOID
 
@@ -58,14 +60,34 @@ def enlarge(cells: Integer[np.ndarray, "h w"], size: tuple[int, int]) -> Labels:
     return cells[rows[:, None], columns]
 
 
-def pca_image(features: Float[np.ndarray, "f h w d"]) -> Float[np.ndarray, "f h w 3"]:
-    """The three main directions of all the tokens as RGB in 0..1, each stretched between its 1st and 99th percentile."""
+def pca_image(
+    features: Float[np.ndarray, "f h w d"], like: Float[np.ndarray, "_ H W 3"] | None = None
+) -> Float[np.ndarray, "f h w 3"]:
+    """The three main directions of all the tokens as RGB in 0..1, each stretched between its 1st and 99th percentile.
+
+    Which direction becomes which colour, and which of its ends is bright, is arbitrary; `like`, an earlier image of the same
+    frames, settles it so that similar things keep their colours from picture to picture.
+    """
     tokens = features.reshape(-1, features.shape[-1]).astype(np.float64)
     centred = tokens - tokens.mean(0)
     _, axes = np.linalg.eigh(centred.T @ centred)
     values = centred @ axes[:, :-4:-1]
     low, high = np.percentile(values, (1, 99), axis=0)
-    return ((values - low) / np.maximum(high - low, 1e-12)).clip(0, 1).reshape(*features.shape[:3], 3)
+    image = ((values - low) / np.maximum(high - low, 1e-12)).clip(0, 1).reshape(*features.shape[:3], 3)
+    return image if like is None else _matched(image, like)
+
+
+def _matched(image: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """`image` with its channels in the order and direction that correlate best with those of `like`."""
+    rows, columns = (np.arange(n) * m // n for n, m in zip(image.shape[1:3], like.shape[1:3], strict=True))
+    other = like[:, rows][:, :, columns].reshape(-1, 3)
+    with np.errstate(invalid="ignore"):  # a channel without variation correlates with nothing
+        together = np.nan_to_num(np.corrcoef(image.reshape(-1, 3).T, other.T)[:3, 3:])
+    own, target = linear_sum_assignment(-np.abs(together))
+    matched = np.empty_like(image)
+    for a, b in zip(own, target, strict=True):
+        matched[..., b] = image[..., a] if together[a, b] >= 0 else 1 - image[..., a]
+    return matched
 
 
 def show_stages(
@@ -81,13 +103,13 @@ def show_stages(
     figure = Drawing(figsize=(9, 5.2), layout="constrained")
     axes = figure.subplots(2, 3)
     size = frame.shape[:2]
-    _panel(axes[0, 0], frame, "the frame")
-    _panel(axes[0, 1], pca_image(features[None])[0], f"1 features: {features.shape[-1]} channels, as 3 colours", size)
-    _panel(axes[0, 2], blend(frame, enlarge(coarse, size)), f"2 context model: {coarse.shape[0]} x {coarse.shape[1]} cells")
-    _panel(axes[1, 0], blend(frame, enlarge(refined, size)), "3 refined by correspondences")
-    _panel(axes[1, 1], confidence, "share of the winning vote (black: 0)", size, cmap="magma", vmin=0, vmax=1)
-    _panel(axes[1, 2], blend(frame, labels), "4 masked modulation: every pixel")
-    _legend(figure, [labels, coarse, refined], names)
+    panel(axes[0, 0], frame, "the frame")
+    panel(axes[0, 1], pca_image(features[None])[0], f"1 features: {features.shape[-1]} channels, as 3 colours", size)
+    panel(axes[0, 2], blend(frame, enlarge(coarse, size)), f"2 context model: {coarse.shape[0]} x {coarse.shape[1]} cells")
+    panel(axes[1, 0], blend(frame, enlarge(refined, size)), "3 refined by correspondences")
+    panel(axes[1, 1], confidence, "share of the winning vote (black: 0)", size, cmap="magma", vmin=0, vmax=1)
+    panel(axes[1, 2], blend(frame, labels), "4 masked modulation: every pixel")
+    legend(figure, [labels, coarse, refined], names)
     return figure
 
 
@@ -96,7 +118,7 @@ def show_frames(frames: Mapping[str, Frame]) -> Figure:
     height, width = next(iter(frames.values())).shape[:2]
     figure = Drawing(figsize=(9, 9 / len(frames) * height / width + 0.4), layout="constrained")
     for axes, (title, frame) in zip(figure.subplots(1, len(frames), squeeze=False)[0], frames.items(), strict=True):
-        _panel(axes, frame, title)
+        panel(axes, frame, title)
     return figure
 
 
@@ -106,9 +128,9 @@ def contact_sheet(frames: list[Frame], labels: list[Labels], numbers: list[int],
     side = 12 / len(frames)
     figure = Drawing(figsize=(12, min(2 * side * height / width, 12) + 0.8), layout="constrained")
     for n, column in enumerate(figure.subplots(2, len(frames), squeeze=False).T):
-        _panel(column[0], frames[n], f"frame {numbers[n]}")
-        _panel(column[1], blend(frames[n], labels[n]), "")
-    _legend(figure, labels, names)
+        panel(column[0], frames[n], f"frame {numbers[n]}")
+        panel(column[1], blend(frames[n], labels[n]), "")
+    legend(figure, labels, names)
     return figure
 
 
@@ -117,8 +139,8 @@ def compare(frame: Frame, maps: Mapping[str, Integer[np.ndarray, "_ _"]], names:
     width = min(9, 4.5 * len(maps))
     figure = Drawing(figsize=(width, width / len(maps) * frame.shape[0] / frame.shape[1] + 0.9), layout="constrained")
     for axes, (title, labels) in zip(figure.subplots(1, len(maps), squeeze=False)[0], maps.items(), strict=True):
-        _panel(axes, blend(frame, enlarge(labels, frame.shape[:2])), title)
-    _legend(figure, list(maps.values()), names)
+        panel(axes, blend(frame, enlarge(labels, frame.shape[:2])), title)
+    legend(figure, list(maps.values()), names)
     return figure
 
 
@@ -129,14 +151,29 @@ def png(figure: Figure, dpi: int = 100) -> bytes:
     return file.getvalue()
 
 
-def _panel(axes: Axes, image: np.ndarray, title: str, size: tuple[int, int] | None = None, **how) -> None:
+def panel(
+    axes: Axes, image: np.ndarray, title: str, size: tuple[int, int] | None = None, name: str | None = None, **how: Any
+) -> None:
+    """One picture [h, w] or [h, w, 3] with its title, stretched over `size` = (H, W) pixels, whose coordinates its axes have.
+
+    `name` makes it a panel that an explorer's clicks can tell from the others. `how` goes to matplotlib's imshow.
+    """
     height, width = size or image.shape[:2]
-    axes.imshow(image, extent=(0, width, height, 0), interpolation="nearest", **how)
+    axes.imshow(image, extent=(0, width, height, 0), **{"interpolation": "nearest"} | how)
     axes.set_title(title, fontsize=10)
     axes.set_axis_off()
+    axes.set_gid(name)
 
 
-def _legend(figure: Figure, maps: list[np.ndarray], names: Mapping[int, str]) -> None:
+def mark(axes: Axes, row: int, column: int, cells: tuple[int, int], size: tuple[int, int], style: str = "o") -> None:
+    """A white marker with a dark rim at the centre of a cell of a grid `cells` = (h, w), on a panel of `size` = (H, W)."""
+    y, x = ((n + 0.5) * s / c for n, s, c in zip((row, column), size, cells, strict=True))
+    axes.plot(x, y, style, color="black", markersize=11, markeredgewidth=4)
+    axes.plot(x, y, style, color="white", markersize=9, markeredgewidth=2, markerfacecolor="none")
+
+
+def legend(figure: Figure, maps: list[np.ndarray], names: Mapping[int, str]) -> None:
+    """The colours of all the labels in `maps` below the figure, by name."""
     seen = np.unique(np.concatenate([np.unique(m) for m in maps])).tolist()
     patches = [Patch(color=PALETTE[n] / 255, label=names.get(n, f"segment {n}")) for n in seen[:40]]
     columns = min(len(patches), int(figure.get_figwidth() / 1.5))

@@ -1,0 +1,1 @@
+"""What the notebooks compute and let be explored, a module for each stage."""
