@@ -80,8 +80,8 @@ explore.show_noise_levels(backbone, frames[0], (1, 20, 400) if FAST else (1, 20,
 # model at t = 20 (`registry.py`).
 #
 # ## By hand
-# Drag the sliders. A new setting runs the UNet, about 0.15 s a pass; an ensemble of 4 (the mean over four draws of noise)
-# needs four passes and takes longer than half a second. What was seen is remembered.
+# Drag the sliders. A new setting runs the UNet; an ensemble of 4 (the mean over four draws of noise) runs it four times, and is the
+# one setting that may take longer than half a second. What was seen is remembered.
 
 # %%
 noise = explore.explore_noise(backbone, frames)
@@ -89,7 +89,7 @@ noise
 
 # %% [markdown]
 # Try three things. **Noise:** at t = 800, raise the ensemble to 4: does the cup come back? **Block:** `mid_block` has cells
-# of 32 x 32 pixels or, here, 16 x 16: coarse, and broad regions. `down_blocks` come before the network has seen the whole
+# of 16 x 16 pixels: coarse, and broad regions. `down_blocks` come before the network has seen the whole
 # picture: they follow light and texture. **Ensemble** at t = 20: hardly a difference, which is why its default is 1.
 #
 # Sliders can be moved by code too, and what they show can be checked. (That is how this notebook is tested.)
@@ -99,7 +99,8 @@ noise.set(timestep=20, block=MATCH, ensemble=1, frame=0)
 low = noise.shown["queries"]
 near, far = (noise.set(timestep=t).shown["queries"] for t in (100, 800))
 change = [float(np.abs(q - low).mean()) for q in (near, far)]
-print(f"mean change of a query from t = 20 to t = 100: {change[0]:.3f}, to t = 800: {change[1]:.3f}")
+print(f"mean change of a query from t = 20 to 100: {change[0]:.3f}, to 800: {change[1]:.3f}")
+print(f"drawing the last picture took {noise.seconds:.2f} s")
 assert low.shape[:2] == noise.shown["colours"].shape[:2] and change[0] < 0.5 * change[1]
 assert noise.set(timestep=20).shown["sigma"] < 0.2 and np.array_equal(noise.shown["queries"], low)
 
@@ -128,10 +129,11 @@ similar
 # %%
 h, w = similar.shown["similarity"].shape[1:]
 similar.click("0", x=185, y=100)  # pixels of the frame
-assert similar.shown["source"] == (0, 100 * h // 240, 185 * w // 320) == (0, similar.row.value, similar.column.value)
+assert similar.shown["source"] == (0, 100 * h // 240, 185 * w // 320)
+assert similar.shown["source"] == (0, similar.row.value, similar.column.value)
 for k, (row, column) in enumerate(similar.shown["best"]):
     found = masks[k, (2 * row + 1) * 120 // h, (2 * column + 1) * 160 // w]
-    assert cup.names[found] == "cup", f"in frame {numbers[k]} the cell most like the cup is on the {cup.names[found]}"
+    assert cup.names[found] == "cup", f"frame {numbers[k]}: on the {cup.names[found]}"
 assert similar.shown["similarity"].max() <= 1 + 1e-5
 
 # %% [markdown]
@@ -143,8 +145,8 @@ assert similar.shown["similarity"].max() <= 1 + 1e-5
 # %%
 here = explore.queries(backbone, frames, MATCH, settings.timestep)
 table = explore.alignment(here, masks)
-steps = ("-1", "0", "+1")
-show_table(table, [f"dy = {s}" for s in steps], [f"dx = {s}" for s in steps], "correlation with the shifted masks")
+dy, dx = ([f"{axis} = {step}" for step in ("-1", "0", "+1")] for axis in ("dy", "dx"))
+show_table(table, dy, dx, "correlation with the shifted masks", best="all")
 
 # %%
 assert table.argmax() == 4, "the features are displaced against the frames"
@@ -175,8 +177,8 @@ show_table(scores[:, 0], blocks, list(box.names.values()), "IoU of each class at
 
 # %%
 mean = dict(zip(blocks, scores.mean(-1), strict=True))
-assert min(mean[b][0] for b in settings.blocks) > 0.8, "the features do not tell box, hand and cloth apart"
-assert max(mean, key=lambda b: mean[b][-1]) in settings.blocks and max(mean, key=lambda b: mean[b][0]) in settings.blocks
+assert min(mean[b][0] for b in settings.blocks) > 0.8, "box, hand and cloth are not told apart"
+assert {max(mean, key=lambda b: mean[b][t]) for t in (0, -1)} <= {*settings.blocks}
 
 # %% [markdown]
 # ## The hyperparameters of stage 1
@@ -196,9 +198,9 @@ assert max(mean, key=lambda b: mean[b][-1]) in settings.blocks and max(mean, key
 # | `padding` | 0 | 0 | reflected border around the frame |
 
 # %%
-names = explore.queries(backbone, frames[:1], MATCH, settings.timestep).shape, settings.combine, settings.position
-print(f"one frame, one block: {names[0]}; blocks are joined by {names[1]!r}, position weighs {names[2]}")
-assert (settings.timestep, settings.ensemble, settings.noise, settings.normalise) == (20, 1, "shared", "max") or MODEL != "tiny"
+print(settings)
+own = settings.timestep, settings.ensemble, settings.noise, settings.normalise
+assert own == (20, 1, "shared", "max") or MODEL != "tiny"
 
 # %% [markdown]
 # ## On a GPU

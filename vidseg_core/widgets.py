@@ -85,11 +85,11 @@ class Explorer(ipywidgets.VBox):
 
     @contextmanager
     def _hold(self) -> Iterator[None]:
-        self._held = True
+        before, self._held = self._held, True
         try:
             yield
         finally:
-            self._held = False
+            self._held = before
 
     def _redraw(self, change: Any = None) -> None:
         if self._held:
