@@ -168,8 +168,8 @@ def panel(
 def mark(axes: Axes, row: int, column: int, cells: tuple[int, int], size: tuple[int, int], style: str = "o") -> None:
     """A white marker with a dark rim at the centre of a cell of a grid `cells` = (h, w), on a panel of `size` = (H, W)."""
     y, x = ((n + 0.5) * s / c for n, s, c in zip((row, column), size, cells, strict=True))
-    axes.plot(x, y, style, color="black", markersize=11, markeredgewidth=4)
-    axes.plot(x, y, style, color="white", markersize=9, markeredgewidth=2, markerfacecolor="none")
+    axes.plot(x, y, style, color="black", markersize=9, markeredgewidth=4)
+    axes.plot(x, y, style, color="white", markersize=8, markeredgewidth=2, markerfacecolor="none")
 
 
 def legend(figure: Figure, maps: list[np.ndarray], names: Mapping[int, str]) -> None:

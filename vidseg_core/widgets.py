@@ -111,7 +111,10 @@ class Explorer(ipywidgets.VBox):
 def _clickable(figure: Figure) -> dict[str, tuple]:
     """The panels that have a name (gid): their box in shares of the figure, and the way from such shares to their units."""
     return {
-        axes.get_gid(): (axes.get_position(), figure.transFigure + axes.transData.inverted())
+        axes.get_gid(): (
+            axes.bbox.transformed(figure.transFigure.inverted()),
+            figure.transFigure.frozen() + axes.transData.inverted().frozen(),
+        )
         for axes in figure.axes
         if axes.get_gid()
     }

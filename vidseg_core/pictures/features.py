@@ -55,13 +55,13 @@ def show_similarity(
 def show_table(
     values: Float[np.ndarray, "r c"], rows: Sequence[str], columns: Sequence[str], title: str, best: str = "column"
 ) -> Figure:
-    """Numbers in a shaded table, darker where larger; framed is the largest of each column, or of all with best="all"."""
+    """Numbers in a shaded table, darker where larger; framed is the largest of each `best`: "column", "row", or of "all"."""
     figure = Drawing(figsize=(min(9, 2.6 + 0.9 * len(columns)), 0.9 + 0.34 * len(rows)), layout="constrained")
     axes, low = figure.subplots(), np.nanmin(values)
     span = max(np.nanmax(values) - low, 0.05)
     axes.imshow(values, aspect="auto", cmap="Greys", vmin=low - 0.1 * span, vmax=low + 2 * span)
     for (r, c), value in np.ndenumerate(values):
-        rivals = values if best == "all" else values[:, c]
+        rivals = {"column": values[:, c], "row": values[r], "all": values}[best]
         frame = {"facecolor": "none", "edgecolor": "black"} if value == np.nanmax(rivals) else None
         axes.text(c, r, f"{value:.2f}", ha="center", va="center", fontsize=10, bbox=frame)
     axes.set_xticks(range(len(columns)), columns, fontsize=9)
