@@ -4,13 +4,14 @@
 # make test-full   Stable Diffusion and Stable Video Diffusion at full size with random weights: 12 GB of memory, some minutes
 # make bench       the paper's schedule against the default: compute, time, memory
 # make gpu-check MODEL=sd21-base [VSPW=folder]   download a model, run the sample clips, write a report
+# make test-browser   the workbook in a real JupyterLab (needs chromium or chrome)
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 NOTEBOOKS := $(wildcard notebooks/*.py)
 
-.PHONY: install demo figures lab test test-full bench gpu-check unit notebooks pair sync lint format clean
+.PHONY: install demo figures lab test test-full test-browser bench gpu-check unit notebooks pair sync lint format clean browser
 MODEL ?= sd21-base
 .DEFAULT_GOAL := test
 
@@ -30,18 +31,29 @@ demo: install
 	$(BIN)/jupyter execute notebooks/00_overview.ipynb --output=../outputs/cup/00_overview.ipynb
 	@echo "Look at outputs/cup/overlay.mp4 (video), contact_sheet.png, segments.csv and 00_overview.ipynb beside it."
 
-# The README's pictures.
-figures: install
+# The README's pictures; those of the workbook are taken in a real JupyterLab.
+figures: browser
 	$(call SEGMENT,cup)
 	$(call SEGMENT,box)
 	mkdir -p docs
 	cp outputs/cup/contact_sheet.png docs/cup.png
 	cp outputs/box/contact_sheet.png docs/box.png
+	$(BIN)/python scripts/workbook_pictures.py docs
 
 lab: install
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_overview.ipynb
 
 test: install lint sync unit notebooks
+
+test-browser: browser
+	$(BIN)/python -m pytest -m browser tests/e2e
+
+# What drives a browser is not needed for anything else, and is installed only here.
+browser: install
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || { \
+	  echo "No chromium found. Debian, Ubuntu: apt-get install chromium. Elsewhere: any Chrome on the PATH."; exit 1; }
+	@$(BIN)/python -c "import playwright" 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[browser]"
 
 unit: install
 	$(BIN)/python -m pytest

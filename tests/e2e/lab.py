@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -35,13 +36,14 @@ def find_browser() -> str:
 class Lab:
     """A running server: its address, and what its kernels are doing."""
 
-    def __init__(self, port: int):
-        self.url = f"http://127.0.0.1:{port}"
+    def __init__(self, port: int, token: str):
+        self.url, self.token = f"http://127.0.0.1:{port}", token
 
-    def get(self, path: str) -> object:
-        """The server's answer as JSON."""
-        with urllib.request.urlopen(f"{self.url}/{path}", timeout=5) as answer:
-            return json.load(answer)
+    def ask(self, path: str, method: str = "GET") -> object:
+        """The server's answer, read as JSON; None for an empty one."""
+        request = urllib.request.Request(f"{self.url}/{path}", method=method, headers={"Authorization": f"token {self.token}"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.loads(answer.read() or "null")
 
     def wait(self, done, seconds: float, what: str) -> None:
         """Until `done()` is true; TimeoutError with `what` after so many seconds. Connection errors count as not yet."""
@@ -50,14 +52,14 @@ class Lab:
             try:
                 if done():
                     return
-            except OSError:
+            except OSError:  # the server is not there yet; HTTP errors are OSErrors as well
                 pass
             time.sleep(0.3)
         raise TimeoutError(f"{what} took more than {seconds:.0f} s")
 
     def kernel_is_idle(self) -> bool:
         """Whether a kernel is connected to a page and has nothing to do (the page's own indicator says so too early)."""
-        kernels = [session["kernel"] for session in self.get("api/sessions")]
+        kernels = [session["kernel"] for session in self.ask("api/sessions")]
         return any(k["execution_state"] == "idle" and k["connections"] >= 1 for k in kernels)
 
 
@@ -82,13 +84,14 @@ def running_lab(folder: Path, fast: bool = True) -> Iterator[Lab]:
     }  # fmt: skip
     environment = os.environ | {name: str(folder / part) for name, part in own.items()} | {"PYTHONPATH": str(project)}
     environment["VIDSEG_FAST"] = "1" if fast else "0"
+    token = secrets.token_hex(16)
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1",
-               "--IdentityProvider.token=", "--ServerApp.password=", f"--ServerApp.root_dir={project}"]  # fmt: skip
+               f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={project}"]  # fmt: skip
     with (folder / "lab.log").open("w") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=project)
         try:
-            lab = Lab(port)
-            lab.wait(lambda: lab.get("api/status"), 60, "starting JupyterLab")
+            lab = Lab(port, token)
+            lab.wait(lambda: lab.ask("api/status"), 60, "starting JupyterLab")
             yield lab
         finally:
             server.terminate()
@@ -113,10 +116,9 @@ class Notebook:
 
     def __init__(self, lab: Lab, page, name: str):
         self.lab, self.page = lab, page
-        for session in lab.get("api/sessions"):
-            request = urllib.request.Request(f"{lab.url}/api/sessions/{session['id']}", method="DELETE")
-            urllib.request.urlopen(request, timeout=30).close()
-        page.goto(f"{lab.url}/lab/workspaces/{Path(name).stem}/tree/notebooks/{name}?reset")
+        for session in lab.ask("api/sessions"):
+            lab.ask(f"api/sessions/{session['id']}", "DELETE")
+        page.goto(f"{lab.url}/lab/workspaces/{Path(name).stem}/tree/notebooks/{name}?reset&token={lab.token}")
         page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
         lab.wait(lab.kernel_is_idle, 60, "starting the kernel")
 
@@ -142,11 +144,16 @@ class Notebook:
         """The explorer that stands at this place among all of the notebook's, counted from 0."""
         return self.page.locator(".vidseg-explorer").nth(number)
 
-    def changed(self, explorer, before: str, seconds: float = 20) -> str:
-        """Wait until the explorer's picture is another than `before`, then until it rests; returns it."""
+    def changed(self, explorer, before: str, seconds: float = 30) -> str:
+        """Wait until the explorer's picture is another than `before`, then until it rests (a drag may redraw it many times);
+        returns it."""
         self.lab.wait(lambda: self.picture(explorer) != before, seconds, "redrawing the picture")
-        self.lab.wait(self.lab.kernel_is_idle, seconds, "coming to rest")
-        return self.picture(explorer)
+        seen = ""
+        while seen != self.picture(explorer):
+            seen = self.picture(explorer)
+            self.page.wait_for_timeout(1500)
+            self.lab.wait(self.lab.kernel_is_idle, seconds, "coming to rest")
+        return seen
 
     def picture(self, explorer) -> str:
         """What identifies the explorer's present picture: the address of its image."""
