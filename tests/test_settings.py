@@ -86,9 +86,7 @@ def test_unknown_names_and_choices_are_refused():
 def test_conda_and_pip_agree():
     """environment.yml has the names and bounds of pyproject.toml, and constraints.txt satisfies them."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]
-    listed = [d for part in (project["dependencies"], *extras.values()) for d in part if not d.startswith("vidseg-workbook[")]
-    wanted = dict(re.split("(?=>=)", d.replace("[distributed]", "")) for d in listed if d not in extras["cnn"])  # PyPI alone
+    wanted = dict(re.split("(?=>=)", d) for d in project["dependencies"] + project["optional-dependencies"]["test"])
     lines = re.findall(r"^  - ([a-z-]+)(>=[\d.]+)$", (ROOT / "environment.yml").read_text(), re.MULTILINE)
     conda = {{"pytorch": "torch", "matplotlib-base": "matplotlib"}.get(name, name): bound for name, bound in lines}
     assert conda.pop("python") == project["requires-python"] and conda == wanted
