@@ -70,11 +70,15 @@ def rows(base: Settings, backbone: Backbone) -> Iterator[Row]:
     yield Row("stages", "modulation off: bilinear", base, "bilinear", "modulation off: bilinear")
     yield Row("stages", "modulation and refinement off", off, "bilinear", "modulation off: bilinear")
     yield Row("stages", "modulation, refinement and context off", off, "bilinear", "modulation off: bilinear", True)
+    tracks = replace(base, refine=replace(base.refine, method="tracks"))
+    yield Row("stages", "refinement by tracks: bilinear", tracks, "bilinear", "modulation off: bilinear")
     coarse = "coarse cells"
     yield Row("stages", coarse, off, "coarse", coarse)
-    for count in (5, 10, 20, 40):
-        context = replace(base.context, num_clusters=count)
-        yield Row("clusters", f"K = {count}", replace(off, context=context), "coarse", coarse)
+    for name, changed in {"clusters named": {"naming": "clusters"}, "last window alone": {"memory": "window"}}.items():
+        yield Row("stages", name, replace(off, context=replace(base.context, **changed)), "coarse", coarse)
+    for count in (5, 10, 20, 40):  # K plays no part where the mask names cells
+        context = replace(base.context, num_clusters=count, naming="clusters")
+        yield Row("clusters", f"clusters named, K = {count}", replace(off, context=context), "coarse", coarse)
     for count in (1, 2, 4, 8, 16):
         context = replace(base.context, neighbours=count)
         yield Row("neighbours", f"k = {count}", replace(off, context=context), "coarse", coarse)
@@ -159,8 +163,8 @@ def run(dataset: Dataset, base: Settings, backbone: Backbone, options: argparse.
     for clip in dataset.clips:
         shared = Shared(clip, len(dataset.classes), backbone)
         for row in chosen:
-            # the seed moves K-means alone: rows that do not cluster differently, or cost much, have one
-            for seed in seeds if row.group in ("stages", "clusters") and row.stage != "full" else [0]:
+            # the seed moves K-means alone: rows without it have one
+            for seed in seeds if row.frame_by_frame or row.settings.context.naming == "clusters" else [0]:
                 path, started = out / clip.name / f"{row.key}-{seed}.json", time.perf_counter()
                 if not path.is_file():
                     tally = measure(row, clip, dataset, shared, seed)

@@ -236,7 +236,7 @@ def test_the_plan_modulates_every_cell_once(patches, coupled):
 
 
 def test_colouring_changes_few_pixels(backbone):
-    """Twenty clusters of the cup: measured 98.9 % of pixels as mask by mask, bilinear 97.0 %."""
+    """Twenty clusters of the cup: measured 99.2 % of pixels as mask by mask, bilinear 97.9 %."""
     from vidseg_core import ContextSettings, VidSeg, sample_clip
 
     frames = sample_clip("cup").frames[:2]
@@ -245,8 +245,8 @@ def test_colouring_changes_few_pixels(backbone):
     cells, images = torch.from_numpy(result.refined), vidseg.images(frames)
     alone = upsample(backbone, images, cells, (240, 320), each_alone(vidseg.settings)).numpy()
     assert (alone == result.labels).mean() > 0.98
-    passes = [len(plan(cells, s, False)) for s in (None, 2)]
-    assert passes[1] < passes[0] / 2
+    passes = [len(plan(cells, s, False)) for s in (None, 1)]
+    assert passes[1] < passes[0] / 3
 
 
 # the paper's code, quirk by quirk

@@ -17,7 +17,6 @@ from torch.nn import functional as F
 
 from vidseg_core.backbone import Backbone
 from vidseg_core.context import Clusters, kmeans, name_clusters
-from vidseg_core.correspondence import refine
 from vidseg_core.errors import InputError
 from vidseg_core.extractors import Extractor, cnn_features, colour_features, model_features
 from vidseg_core.pipeline import VidSeg
@@ -109,8 +108,7 @@ class ContextMethod(CellMethod):
         features, s = self.extract(frames), self.settings
         scene = Scene.from_state(state, s, self.device) if state else open_scene(features, s, first_mask, None)
         coarse = scene.context.predict(features.context)
-        refined = refine(features.match, coarse, s.refine).labels
-        scene.context.update(features.context, refined)
+        refined = scene.refine(features, coarse, s.refine).labels
         cells = {"coarse": coarse, "refined": refined}
         return {name: scene.segment[c.cpu().numpy()] for name, c in cells.items()}, scene.state()
 

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from vidseg_core.backbone import Backbone
-from vidseg_core.correspondence import Tracks, refine
+from vidseg_core.correspondence import Tracks
 from vidseg_core.errors import InputError
 from vidseg_core.features import Features, extract_features
 from vidseg_core.scene import Scene, check_mask, open_scene
@@ -197,10 +197,7 @@ class VidSeg:
                 coarse = scene.context.predict(features.context)
                 progress("context", len(frames))
             with _clock(self.backbone, seconds, "refine"):
-                refined = refine(features.match, coarse, s.refine, scene.context.tail)
-                scene.context.update(features.context, refined.labels)
-                last = slice(max(0, len(frames) - s.refine.reach), None)
-                scene.context.tail = features.match[last], refined.labels[last]
+                refined = scene.refine(features, coarse, s.refine)
                 progress("refine", len(frames))
             clusters = tuple(maps.cpu().numpy() for maps in (coarse, refined.labels))
             with _clock(self.backbone, seconds, "upsample"):

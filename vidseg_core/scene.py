@@ -7,11 +7,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from jaxtyping import Integer
+from torch import Tensor
 
 from vidseg_core.context import VOID, SceneContext, cut_merges, kmeans, merge_order, name_cells, name_clusters
+from vidseg_core.correspondence import Refined, refine
 from vidseg_core.errors import InputError
 from vidseg_core.features import Features
-from vidseg_core.settings import Settings
+from vidseg_core.settings import RefineSettings, Settings
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,14 @@ class Scene:
             segment[segment == number] = owner
             names[owner] = self.given[number]
         return replace(self, segment=segment, names={n: names[n] for n in np.unique(segment).tolist()})
+
+    def refine(self, features: Features, coarse: Integer[Tensor, "f h w"], settings: RefineSettings) -> Refined:
+        """Stage 3 on a window with what the last one handed on; then this window becomes part of the context."""
+        refined = refine(features.match, coarse, settings, self.context.tail)
+        self.context.update(features.context, refined.labels)
+        last = slice(max(0, len(coarse) - settings.reach), None)
+        self.context.tail = features.match[last], refined.labels[last]
+        return refined
 
     def state(self) -> dict[str, np.ndarray]:
         """All of it as plain arrays, for `np.savez`: what `VidSeg.stream` goes on from, bit for bit, after a window."""
