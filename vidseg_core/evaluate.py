@@ -102,7 +102,7 @@ def claim_folder(out: Path, record: dict[str, Any]) -> None:
             known = json.loads(path.read_text())
         except ValueError as error:
             raise InputError(f"{path} is damaged ({error}): remove {out}, or choose another --out") from error
-        differing = [_difference(key, known.get(key), record[key]) for key in record if known.get(key) != record[key]]
+        differing = [difference(key, known.get(key), record[key]) for key in record if known.get(key) != record[key]]
         if differing:
             raise InputError(f"{out} holds another evaluation, with {'; '.join(differing)}: choose another --out, or remove it")
         return
@@ -112,7 +112,7 @@ def claim_folder(out: Path, record: dict[str, Any]) -> None:
     write_json(path, record)
 
 
-def _difference(key: str, before: Any, now: Any) -> str:
+def difference(key: str, before: Any, now: Any) -> str:
     """The first thing in which two values differ, by its path."""
     while isinstance(before, dict) and isinstance(now, dict):
         inner = next(k for k in [*before, *now] if before.get(k) != now.get(k))

@@ -85,6 +85,13 @@ def write_masks(folder: Path, start: int, labels: Integer[np.ndarray, "f H W"]) 
         write_mask(folder / f"{n:05}.png", mask)
 
 
+def drop_masks(folder: Path, start: int) -> None:
+    """Remove the masks of frames from number `start` on, and what a kill left of files that were being written."""
+    for path in [*folder.glob("*.png"), *folder.parent.glob(".*.partial*")]:
+        if path.name.startswith(".") or int(path.stem) >= start:
+            path.unlink()
+
+
 @dataclass(frozen=True)
 class MaskFolder:
     """The masks that `write_masks` wrote, read one at a time; iterate as often as need be."""
@@ -92,7 +99,7 @@ class MaskFolder:
     folder: Path
 
     def __iter__(self) -> Iterator[Int64[np.ndarray, "H W"]]:
-        return map(read_mask, sorted(self.folder.glob("*.png"), key=lambda path: int(path.stem)))
+        return map(read_mask, sorted(self.folder.glob("[0-9]*.png"), key=lambda path: int(path.stem)))
 
 
 def write_run(
@@ -182,19 +189,25 @@ def segment_table(labels: Iterable[Labels], names: dict[int, str]) -> list[dict[
     """One row a label that is seen, by id: id, name, colour (#rrggbb), area (share of all pixels, 0..1), frames (how many
     show it), first and last (frame numbers from 0). A label without a name is called "segment <id>", 255 "void".
     """
-    counts = np.array([np.bincount(_as_bytes(frame).ravel(), minlength=256) for frame in labels]).reshape(-1, 256)
+    pixels, frames, first, last = np.zeros((4, 256), np.int64)
+    for n, frame in enumerate(labels):
+        counts = np.bincount(_as_bytes(frame).ravel(), minlength=256)
+        seen = counts > 0
+        first[seen & (frames == 0)] = n
+        last[seen] = n
+        pixels += counts
+        frames += seen
     rows = []
-    for label in np.flatnonzero(counts.sum(0)).tolist():
-        seen = np.flatnonzero(counts[:, label]).tolist()
+    for label in np.flatnonzero(frames).tolist():
         rows.append(
             {
                 "id": label,
                 "name": names.get(label, "void" if label == VOID else f"segment {label}"),
                 "colour": "#" + PALETTE[label].tobytes().hex(),
-                "area": round(float(counts[:, label].sum() / counts.sum()), 6),
-                "frames": len(seen),
-                "first": seen[0],
-                "last": seen[-1],
+                "area": round(float(pixels[label] / pixels.sum()), 6),
+                "frames": int(frames[label]),
+                "first": int(first[label]),
+                "last": int(last[label]),
             }
         )
     return rows
