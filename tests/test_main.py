@@ -49,7 +49,7 @@ def earlier(tmp_path):
     (folder / "overlay.mp4").write_text("precious")
     yield folder
     assert (folder / "overlay.mp4").read_text() == "precious" and len(os.listdir(folder)) == 2
-    assert not [name for name in os.listdir(tmp_path) if "partial" in name]
+    assert not [name for name in os.listdir(tmp_path) if "partial" in name or "unfinished" in name]
 
 
 def test_a_run_writes_all_it_promises(tmp_path, capsys):
@@ -214,17 +214,17 @@ def test_overwrite_replaces_an_earlier_run(tmp_path, images):
 
 
 def test_ctrl_c_leaves_nothing_broken(tmp_path, earlier):
-    """A real process, a real signal, while it segments: status 130, one sentence, the earlier run as it was."""
+    """A real process, a real signal, before a window is finished: status 130, one sentence, the earlier run as it was."""
     command = [sys.executable, "-m", "vidseg_core", "segment", CUP, "--out", str(earlier), "--overwrite"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.time() + 120
-    while not [name for name in os.listdir(tmp_path) if "partial" in name]:
+    while not [name for name in os.listdir(tmp_path) if "unfinished" in name]:
         assert time.time() < deadline and process.poll() is None
         time.sleep(0.05)
     time.sleep(1)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 130 and "stopped" in error and "Traceback" not in error
+    assert process.returncode == 130 and "stopped; nothing was written" in error and "Traceback" not in error
 
 
 def test_a_result_never_replaces_its_own_input(tmp_path, images, capsys):

@@ -12,9 +12,10 @@ from tqdm import tqdm
 
 from vidseg_core.errors import InputError
 from vidseg_core.evaluate import add_command as add_evaluate
-from vidseg_core.files import RunFolder
+from vidseg_core.files import UnfinishedFolder
 from vidseg_core.registry import MODELS, TINY
-from vidseg_core.results import read_mask, read_names, write_masks, write_run
+from vidseg_core.results import read_mask, read_names
+from vidseg_core.run import Job, run_job
 from vidseg_core.settings import Settings
 from vidseg_core.video import open_clip
 from vidseg_core.weights import on_disk, resolve
@@ -30,14 +31,16 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"vidseg: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("\nvidseg: stopped; nothing was written, and what stood there is as it was", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        kept = str(stop) or "nothing was written, and what stood there is as it was"
+        print(f"\nvidseg: stopped; {kept}", file=sys.stderr)
         return 130
     return 0
 
 
 def segment(options: argparse.Namespace) -> None:
-    """Segment a clip into a folder: masks/, overlay.mp4, segments.csv, contact_sheet.png, run.json."""
+    """Segment a clip into a folder: masks/, overlay.mp4, segments.csv, contact_sheet.png, run.json. Stop it at will: the same
+    command with --resume goes on."""
     settings = _settings(options)
     clip = open_clip(options.clip, *_frame_range(options.frames), options.stride)
     mask = None if options.first_mask is None else read_mask(options.first_mask)
@@ -46,25 +49,13 @@ def segment(options: argparse.Namespace) -> None:
     for path in (options.clip, options.first_mask, options.names, options.settings):
         if path and Path(path).resolve().is_relative_to(target.resolve()):
             raise InputError(f"{path} lies in {target}, which the result would replace: choose another --out")
-    folder = RunFolder(target, options.overwrite)
-
-    # torch and diffusers take seconds to import: not before the input is checked
-    from vidseg_core.loading import load_backbone
-    from vidseg_core.pipeline import VidSeg
-
-    backbone = load_backbone(options.model, options.device, options.dtype, options.offload)
-    vidseg, timings = VidSeg(backbone, settings), {}
-    with folder as unfinished, _bars(clip.num_frames) as tick:
-        for window in vidseg.stream(clip, mask, names, tick):
-            write_masks(unfinished / "masks", window.start, window.labels)
-            if window.start == 0 and window.scene.lost:
-                lost = ", ".join(window.scene.names[n] for n in window.scene.lost)
-                print(f"too small in the first mask for a cell (or cluster) of its own: {lost}", file=sys.stderr)
-            timings = {stage: timings.get(stage, 0.0) + s for stage, s in window.seconds.items()}
-        given = {name: getattr(options, name) for name in ("clip", "frames", "stride", "first_mask", "names")}
-        record = {"input": given, **vidseg.record(timings)}
-        write_run(unfinished, clip, clip.fps, window.scene.names, record, lambda frames: tick("write", frames))
-    print(f"{clip.num_frames} frames in {sum(timings.values()):.0f} s. Look at {target / 'overlay.mp4'}")
+    words = {name: getattr(options, name) for name in ("clip", "frames", "stride", "first_mask", "names")}
+    how = (options.model, options.device, options.dtype, options.offload)
+    job, folder = Job(clip, settings, mask, names, *how, words), UnfinishedFolder(target, options.overwrite)
+    if (done := run_job(job, folder, options.resume, _bars)) is None:
+        print(f"{target} is complete: there is nothing to resume")
+        return
+    print(f"{done.frames} frames in {sum(done.seconds.values()):.0f} s. Look at {target / 'overlay.mp4'}")
     print("Beside it: masks/, segments.csv, contact_sheet.png, run.json (given as --settings, it makes the same masks again)")
 
 
@@ -126,14 +117,15 @@ def _frame_range(text: str) -> tuple[int, int | None]:
 
 
 @contextmanager
-def _bars(total: int) -> Iterator[Callable[[str, float], None]]:
+def _bars(total: int, finished: int) -> Iterator[Callable[[str, float], None]]:
     """A progress bar for each stage on a terminal; a line when a tenth more of the clip is done elsewhere."""
+    begun = dict.fromkeys(STAGES, finished) | {"write": 0}  # the overlay is not written in parts
     bars = [
-        tqdm(total=total, desc=f"{stage:9}", unit="frame", position=n, disable=None, file=sys.stderr,
+        tqdm(total=total, initial=begun[stage], desc=f"{stage:9}", unit="frame", position=n, disable=None, file=sys.stderr,
              bar_format="{desc} {percentage:3.0f}% |{bar}| {n:.0f}/{total} frames, {remaining} left")
         for n, stage in enumerate(STAGES)
     ]  # fmt: skip
-    done, said = dict.fromkeys(STAGES, 0.0), 0
+    done, said = begun.copy(), finished * 10 // total
 
     def tick(stage: str, frames: float) -> None:
         nonlocal said
@@ -159,7 +151,8 @@ def _parser() -> argparse.ArgumentParser:
     add = run.add_argument
     add("clip", metavar="CLIP", help="a video (mp4, webm, mov, avi, gif), a folder of images, or a glob pattern in quotes")
     add("--out", metavar="DIR", help="where to write (default: outputs/NAME-OF-CLIP)")
-    add("--overwrite", action="store_true", help="replace the result of an earlier run")
+    add("--overwrite", action="store_true", help="replace the result of an earlier run, and forget an unfinished one")
+    add("--resume", action="store_true", help="go on with an unfinished run behind its last whole window")
     add("--model", default="tiny", metavar="NAME", help=f"{', '.join(MODELS)}, a folder that diffusers saved, or a hub id")
     add("--segments", type=int, metavar="N", help="merge the clusters to N segments (default: as many as clusters)")
     add("--clusters", type=int, metavar="K", help="clusters of K-means (default: 20)")

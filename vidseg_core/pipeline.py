@@ -161,7 +161,8 @@ class VidSeg:
         if first_mask is not None:
             first_mask = check_mask(np.asarray(first_mask), first.shape[1:3], self.settings)
         names = None if names is None else dict(names if isinstance(names, Mapping) else enumerate(names))
-        return self._run(chain([first], groups), first_mask, names, progress or (lambda stage, frames: None), scene, start)
+        groups = chain(iter([first]), groups)  # an iterator lets the first window go when it is through
+        return self._run(groups, first_mask, names, progress or (lambda stage, frames: None), scene, start)
 
     def resegment(self, result: Segmentation, num_segments: int | None, progress: Progress | None = None) -> Segmentation:
         """A label-free result with another number of segments: only stage 4 runs again."""

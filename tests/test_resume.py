@@ -1,0 +1,457 @@
+"""Runs that stop and go on: what SIGKILL, Ctrl-C and errors leave, that the rest is made as if nothing had been, and memory."""
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vidseg_core import ContextSettings, Settings, VidSeg, generated_clip, results, run, scoring
+from vidseg_core.__main__ import main
+from vidseg_core.files import InputError, UnfinishedFolder
+from vidseg_core.results import encode_video, write_mask
+
+SIZE = (48, 64)
+QUICK = ("--size", "64x64", "--clusters", "5", "--window", "3")
+PROCESSES = multiprocessing.get_context("forkserver")  # imports torch once for all processes
+PROCESSES.set_forkserver_preload(["vidseg_core.pipeline", "vidseg_core.loading", "vidseg_core.__main__"])
+
+
+class Stop(BaseException):
+    """What no handler of errors catches."""
+
+
+def words(video, out, *more):
+    return ["segment", str(video), "--out", str(out), *QUICK, *map(str, more)]
+
+
+def segment(video, out, *more):
+    return main(words(video, out, *more))
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    """12 frames: four windows."""
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    encode_video(generated_clip(num_frames=12, size=SIZE).frames, 10, path)
+    return path
+
+
+def result(out):
+    """All that must be the same: the masks and the table to the byte, and the record but for the time it took."""
+    record = json.loads((out / "run.json").read_text())
+    record.pop("seconds")
+    files = [*sorted((out / "masks").iterdir()), out / "segments.csv"]
+    return {path.name: path.read_bytes() for path in files}, record
+
+
+@pytest.fixture(scope="module")
+def whole(video, tmp_path_factory):
+    """The result of a run that nobody disturbed."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    assert segment(video, out) == 0
+    masks, record = result(out)
+    assert len(masks) == 13 and os.listdir(out.parent) == ["out"]
+    return masks, record
+
+
+def assert_done(out, whole):
+    assert result(out) == whole
+    assert os.listdir(out.parent) == ["out"], "nothing hidden is left"
+    assert sorted(os.listdir(out)) == ["contact_sheet.png", "masks", "overlay.mp4", "run.json", "segments.csv"]
+
+
+def state_of(out):
+    return out.with_name(f".{out.name}.unfinished") / ".state.npz"
+
+
+def frames_done(out):
+    done = run.Finished.read(state_of(out))
+    return done.frames if done else 0
+
+
+# ---- processes that are killed
+
+
+def command(arguments, said, fatal=None, log=None):
+    """The command in a process of its own; `fatal`: how many changes on disk it survives; `log`: where each is noted."""
+    sys.stdout = sys.stderr = open(said, "w", buffering=1)  # noqa: SIM115
+    if fatal is not None or log is not None:
+        mark_changes(fatal, log)
+    status = main(arguments)
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def mark_changes(fatal, log):
+    """Count each change of a name on disk before it is made, and die, without a chance to clean up, before number `fatal`."""
+    changes, root = [], str(Path(log).with_suffix(""))
+
+    def marked(function, name):
+        def changing(path, *more, **how):
+            if str(path).startswith(root) or how.get("dir_fd") is not None:
+                changes.append(f"{name} {Path(more[0] if more and isinstance(more[0], str | Path) else path).name}")
+                if len(changes) - 1 == fatal:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                Path(log).write_text("\n".join(changes))
+            return function(path, *more, **how)
+
+        return changing
+
+    for name in ("replace", "rename", "unlink", "mkdir", "rmdir"):
+        setattr(os, name, marked(getattr(os, name), name))
+
+
+def started(video, out, *more, **how):
+    process = PROCESSES.Process(target=command, args=(words(video, out, *more), out.parent.with_suffix(".said")), kwargs=how)
+    process.start()
+    return process
+
+
+def wait_for(process, happened):
+    until = time.monotonic() + 120
+    while not happened() and process.is_alive() and time.monotonic() < until:
+        time.sleep(0.005)
+
+
+def ended(process, out, status=0):
+    process.join(120)
+    said = out.parent.with_suffix(".said").read_text()
+    assert process.exitcode == status, said
+    return said
+
+
+@pytest.fixture
+def out(tmp_path):
+    (tmp_path / "here").mkdir()
+    return tmp_path / "here" / "out"
+
+
+@pytest.mark.slow
+def test_killed_at_five_random_moments(video, whole, out):
+    seed, killed = random.randrange(10**6), 0
+    moments = random.Random(seed)
+    for fifth in range(5):
+        again = out.parent / f"{fifth}" / "out"
+        again.parent.mkdir()
+        process = started(video, again)
+        masks = int((fifth + moments.random()) / 5 * 13)
+        wait_for(process, lambda again=again, masks=masks: len(list(state_of(again).parent.glob("masks/0*"))) >= masks)
+        process.join(0.3 * moments.random())
+        killed += process.is_alive()
+        process.kill()
+        process.join()
+        kept = {path: path.stat().st_mtime_ns for path in sorted(state_of(again).parent.glob("masks/0*"))[: frames_done(again)]}
+        assert segment(video, again, "--resume") == 0, f"seed {seed}"
+        assert_done(again, whole)
+        after = [again / "masks" / path.name for path in kept]
+        assert [path.stat().st_mtime_ns for path in after] == list(kept.values()), "whole windows are not made again"
+    assert killed >= 4, f"seed {seed}: only {killed} processes were alive to be killed"
+
+
+@pytest.mark.slow
+def test_killed_before_any_kind_of_step(video, whole, out):
+    """SIGKILL between any two changes on disk that differ in kind, over an earlier run that is replaced at the end."""
+    kept, log = out.parent.with_suffix(".kept"), out.parent.with_suffix(".log")
+    assert segment(video, kept, "--seed", 5) == 0
+    earlier = result(kept)
+    shutil.copytree(kept, out)
+    assert ended(started(video, out, "--overwrite", log=log), out)
+    assert_done(out, whole)
+    steps = log.read_text().splitlines()
+    kinds = ["mkdir .out.unfinished", "mkdir masks", "replace 00004.png", "replace 00005.png", "replace .state.npz",
+             "replace overlay.mp4", "replace segments.csv", "replace run.json", "rename .out.unfinished-old", "rename out",
+             "rmdir masks", "unlink .state.npz"]  # fmt: skip
+    for kind in kinds:
+        place = {"replace .state.npz": 1}.get(kind, -1 if kind.startswith("unlink") else 0)
+        fatal = [n for n, step in enumerate(steps) if step == kind][place]
+        shutil.rmtree(out)
+        shutil.copytree(kept, out)
+        ended(started(video, out, "--overwrite", fatal=fatal, log=log), out, -signal.SIGKILL)
+        assert out.exists() != (kind == "rename out") and (not out.exists() or result(out) in (earlier, whole)), kind
+        assert segment(video, out, "--overwrite", "--resume") == 0, kind
+        assert_done(out, whole)
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_what_is_kept(video, whole, out, capsys):
+    process = started(video, out)
+    wait_for(process, lambda: frames_done(out) >= 6)
+    os.kill(process.pid, signal.SIGINT)
+    said = ended(process, out, 130)
+    done, last = frames_done(out), said.strip().splitlines()[-1]
+    assert 6 <= done <= 12
+    assert last == f"vidseg: stopped; {done} of 12 frames are done and kept: the same command with --resume goes on"
+    assert "Traceback" not in said and not out.exists()
+    assert segment(video, out, "--resume") == 0
+    assert f"{done} frames are done: going on" in capsys.readouterr().err
+    assert_done(out, whole)
+
+
+# ---- runs that stop
+
+
+@pytest.fixture
+def stopped(video, out, monkeypatch):
+    """A run of which two of four windows are finished, and half of the third is on disk."""
+    stop(video, out, monkeypatch, Stop())
+    assert frames_done(out) == 6
+    (state_of(out).parent / "masks" / ".00008.0123abcd.partial.png").write_bytes(b"half")
+    return out
+
+
+def stop(video, out, monkeypatch, error, *more, done=6):
+    write = run.write_masks
+
+    def writing(folder, start, labels):
+        write(folder, start, labels[:2])
+        if start >= done:
+            raise error
+        write(folder, start + 2, labels[2:])
+
+    monkeypatch.setattr(run, "write_masks", writing)
+    try:
+        return segment(video, out, *more)
+    except Stop:
+        return None
+    finally:
+        monkeypatch.setattr(run, "write_masks", write)
+
+
+def refused(capsys, *arguments):
+    assert segment(*arguments) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("vidseg: ") and said.count("\n") == 1
+    return said
+
+
+def test_it_goes_on_behind_the_last_whole_window(video, whole, stopped, monkeypatch, capsys):
+    first = run.Finished.read(state_of(stopped)).seconds
+    torch.set_num_threads((threads := torch.get_num_threads()) + 1)  # the run goes on with as many as it began with
+    begun = []
+    stream = VidSeg.stream
+    monkeypatch.setattr(VidSeg, "stream", lambda self, *args: begun.append(args[-1]) or stream(self, *args))
+    assert segment(video, stopped, "--resume") == 0
+    assert begun == [6] and torch.get_num_threads() == threads
+    assert capsys.readouterr().err.startswith("6 frames are done: going on from there\nsegmented 8 of 12 frames\n")
+    assert_done(stopped, whole)
+    record = json.loads((stopped / "run.json").read_text())
+    assert all(record["seconds"][stage] > seconds > 0 for stage, seconds in first.items()), "timings are summed"
+
+
+def test_masks_and_names_are_gone_on_with(video, out, tmp_path, monkeypatch):
+    mask = np.zeros(SIZE, int)
+    mask[:, 32:] = 7
+    write_mask(tmp_path / "mask.png", mask)
+    (tmp_path / "names.txt").write_text("left\n")
+    more = ("--first-mask", tmp_path / "mask.png", "--names", tmp_path / "names.txt")
+    assert segment(video, out, *more) == 0
+    expected = result(out)
+    assert stop(video, out, monkeypatch, Stop(), "--overwrite", *more) is None
+    assert segment(video, out, "--resume", "--overwrite", *more) == 0
+    assert_done(out, expected)
+    assert "left" in (out / "segments.csv").read_text() and expected[1]["given_names"] == {"0": "left"}
+
+
+def test_an_unfinished_run_is_neither_forgotten_nor_gone_on_with_unasked(video, whole, stopped, capsys):
+    said = refused(capsys, video, stopped)
+    assert "6 frames are done" in said and "--resume" in said and "--overwrite" in said
+    refused(capsys, video, stopped, "--overwrite", "--clusters", "250"), "fails when the first window is clustered"
+    assert frames_done(stopped) == 6
+    assert segment(video, stopped, "--overwrite") == 0
+    assert_done(stopped, whole)
+
+
+def test_another_run_is_not_gone_on_with(video, stopped, tmp_path, capsys, monkeypatch):
+    other = tmp_path / "clip.mp4"
+    encode_video(generated_clip(num_frames=12, size=SIZE, seed=1).frames, 10, other)
+    write_mask(tmp_path / "mask.png", np.zeros(SIZE, int))
+    (tmp_path / "names.txt").write_text("this")
+    cases = {
+        "another clip": (other,),
+        "frames = [0, 11, 1], not [0, 9, 1]": (video, "--frames", "0:10"),
+        "frames = [0, 11, 1], not [0, 10, 2]": (video, "--stride", "2"),
+        "another first mask": (video, "--first-mask", tmp_path / "mask.png"),
+        'given_names = null, not {"0": "this"}': (video, "--names", tmp_path / "names.txt"),
+        "settings.window = 3, not 2": (video, "--window", "2"),
+        "settings.seed = 0, not 1": (video, "--seed", "1"),
+        'model = "tiny", not "sd15"': (video, "--model", "sd15"),
+        'dtype = "float32", not "bfloat16"': (video, "--dtype", "bfloat16"),
+    }
+    before = state_of(stopped).read_bytes()
+    for expected, (clip, *more) in cases.items():
+        said = refused(capsys, clip, stopped, "--resume", *more)
+        assert expected in said and "without --resume to start anew" in said, said
+    monkeypatch.setattr(scoring, "fingerprint", lambda network: "0123")
+    assert 'weights = "' in refused(capsys, video, stopped, "--resume")
+    assert state_of(stopped).read_bytes() == before
+
+
+def test_damage_is_said(video, stopped, capsys):
+    masks = state_of(stopped).parent / "masks"
+    (masks / "00002.png").unlink()
+    assert "lacks the mask of frame 2" in refused(capsys, video, stopped, "--resume")
+    state_of(stopped).write_bytes(state_of(stopped).read_bytes()[:1000])
+    said = refused(capsys, video, stopped, "--resume")
+    assert "is damaged" in said and "to start anew" in said
+
+
+def test_nothing_to_resume(video, whole, out, capsys):
+    assert segment(video, out, "--resume") == 0
+    assert "nothing to resume" in capsys.readouterr().err
+    assert_done(out, whole)
+
+
+def test_a_finished_run_is_complete(video, whole, out, capsys, monkeypatch):
+    assert segment(video, out) == 0
+    capsys.readouterr()
+    monkeypatch.setattr("vidseg_core.loading.load_backbone", lambda *_: pytest.fail("the model was loaded"))
+    for more in ((), ("--overwrite",)):
+        assert segment(video, out, "--resume", *more) == 0
+        assert "is complete" in capsys.readouterr().out
+    assert "is finished, with settings.seed = 0, not 1" in refused(capsys, video, out, "--resume", "--seed", "1")
+    monkeypatch.undo()
+    assert_done(out, whole)
+    assert segment(video, out, "--resume", "--overwrite", "--seed", "1") == 0
+    assert result(out)[1]["settings"]["seed"] == 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device"), InputError("what?")])
+def test_errors_say_what_is_kept(video, whole, out, capsys, monkeypatch, error):
+    status = stop(video, out, monkeypatch, error)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert status == (130 if isinstance(error, KeyboardInterrupt) else 2)
+    assert str(error) in said and "6 of 12 frames are done and kept: the same command with --resume goes on" in said
+    assert segment(video, out, "--resume") == 0
+    assert_done(out, whole)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), InputError("what?")])
+def test_without_a_whole_window_nothing_is_left(video, out, capsys, monkeypatch, error):
+    status = stop(video, out, monkeypatch, error, done=0)
+    said = capsys.readouterr().err
+    assert status == (130 if isinstance(error, KeyboardInterrupt) else 2) and "--resume" not in said
+    assert ("nothing was written" if status == 130 else "what?") in said and os.listdir(out.parent) == []
+    refused(capsys, video, out, "--clusters", "250")
+    assert os.listdir(out.parent) == []
+
+
+def test_encoding_that_was_interrupted_is_done_again(video, whole, out, capsys, monkeypatch):
+    encode = results._encode
+
+    def interrupted(frames, fps, path):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(results, "_encode", interrupted)
+    assert segment(video, out) == 130
+    assert "12 of 12 frames are done and kept" in capsys.readouterr().err and not out.exists()
+    masks = {path.name: path.stat().st_mtime_ns for path in (state_of(out).parent / "masks").iterdir()}
+    monkeypatch.setattr(results, "_encode", encode)
+    (state_of(out).parent / ".overlay.0123.partial.mp4").write_bytes(b"what SIGKILL leaves")
+    monkeypatch.setattr(VidSeg, "stream", lambda *_: pytest.fail("nothing is left to be segmented"))
+    assert segment(video, out, "--resume") == 0
+    assert masks == {path.name: path.stat().st_mtime_ns for path in (out / "masks").iterdir()}
+    assert_done(out, whole)
+
+
+# ---- the folder
+
+
+def test_two_processes_do_not_write_one_folder(video, whole, stopped, capsys):
+    pytest.importorskip("fcntl")
+    with UnfinishedFolder(stopped):
+        for more in (["--resume"], ["--overwrite"], []):
+            assert "Another process is writing" in refused(capsys, video, stopped, *more)
+    assert frames_done(stopped) == 6
+    assert segment(video, stopped, "--resume") == 0
+    assert_done(stopped, whole)
+
+
+def test_a_folder_of_somebody_else_is_not_taken(video, out, capsys):
+    (hidden := out.with_name(".out.unfinished")).mkdir()
+    (hidden / "thesis.tex").write_text("years")
+    for more in ([], ["--overwrite"], ["--resume"]):
+        assert "in the way" in refused(capsys, video, out, *more)
+    assert (hidden / "thesis.tex").read_text() == "years"
+    (hidden / "thesis.tex").rename(out)
+    for more in ([], ["--overwrite"], ["--resume"]):
+        assert "is a file" in refused(capsys, video, out, *more)
+    assert out.read_text() == "years"
+
+
+def test_what_is_not_ours_is_not_replaced_on_resuming(video, stopped, capsys):
+    stopped.mkdir()
+    (stopped / "thesis.tex").write_text("years")
+    for more in (["--resume"], ["--resume", "--overwrite"]):
+        assert "holds no run.json" in refused(capsys, video, stopped, *more)
+    (stopped / "run.json").write_text("{}")
+    assert "Add --overwrite" in refused(capsys, video, stopped, "--resume")
+    assert (stopped / "thesis.tex").read_text() == "years" and frames_done(stopped) == 6
+
+
+# ---- memory
+
+
+def test_a_stream_holds_one_window(backbone):
+    """Frames that are made as they are asked for: no window that is done is held while the next is made."""
+    settings, alive = Settings(context=ContextSettings(num_clusters=3), working_size=(64, 64), window=3), set()
+
+    def frames():
+        for n in range(15):
+            assert len(alive) <= 3 and len(held) <= 1, f"at frame {n}: frames {alive}, {len(held)} windows"
+            frame = np.random.default_rng(n).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+            alive.add(n)
+            weakref.finalize(frame, alive.discard, n)
+            yield frame
+            del frame
+
+    held: dict[int, weakref.ref] = {}
+    for window in VidSeg(backbone, settings).stream(frames()):
+        assert len(alive) <= 3
+        held[window.start] = weakref.ref(window.frames, lambda _, start=window.start: held.pop(start))
+        start = window.start
+        del window
+    assert start == 12
+
+
+PEAK = """
+import sys
+from pathlib import Path
+import numpy as np
+from vidseg_core.__main__ import main
+from vidseg_core.results import encode_video
+
+count, folder = int(sys.argv[1]), Path(sys.argv[2])
+ground = np.random.default_rng(0).integers(0, 256, (120, 400, 3), dtype=np.uint8)
+encode_video((ground[:, n % 200 : n % 200 + 160] for n in range(count)), 25, folder / f"{count}.mp4")
+status = main(["segment", str(folder / f"{count}.mp4"), "--out", str(folder / f"out{count}"), "--size", "64x64",
+               "--clusters", "1"])
+peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+print(status, peak.split()[1])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process's memory is read from /proc")
+def test_memory_does_not_grow_with_the_clip(tmp_path):
+    """Of 2000 frames held, the frames alone would be 115 MB, their labels 77 MB or more."""
+    peaks = {}
+    for count in (200, 2000):
+        done = subprocess.run([sys.executable, "-c", PEAK, str(count), str(tmp_path)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        status, peak = done.stdout.splitlines()[-1].split()
+        assert status == "0" and len(os.listdir(tmp_path / f"out{count}" / "masks")) == count
+        peaks[count] = int(peak)
+    print(f"peak memory of 200 and 2000 frames: {peaks[200] / 1000:.0f} and {peaks[2000] / 1000:.0f} MB")
+    assert peaks[2000] < 1.05 * peaks[200], peaks
