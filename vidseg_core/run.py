@@ -152,7 +152,7 @@ def _segment(job: Job, vidseg: "VidSeg", folder: UnfinishedFolder, done: Finishe
         write_masks(folder.partial / "masks", window.start, window.labels)
         if window.start == 0 and window.scene.lost:
             lost = ", ".join(window.scene.names[n] for n in window.scene.lost)
-            print(f"no cluster has most of its cells in: {lost}. More --clusters may find it.", file=sys.stderr)
+            print(f"too small in the first mask for a cell (or cluster) of its own: {lost}", file=sys.stderr)
         done = done.after(window)
         done.write(folder.state)
         del window  # or it stays in memory while the next one is made
