@@ -158,8 +158,9 @@ def measured(quick: bool) -> None:
         for strategy in ("reference", "direct") if count < 200 else ("direct",):
             result, cost = run(backbone, clip.frames, num_clusters, strategy)
             made[strategy] = result.labels
+            agreement = float((made["reference"] == result.labels).mean()) if "reference" in made else np.nan
             rows.append({"frames": count, "K": num_clusters, "strategy": strategy, **cost, "mIoU": quality(result, clip.labels),
-                         "agreement": float((made["reference"] == result.labels).mean()) if "reference" in made else np.nan})  # fmt: skip
+                         "agreement": agreement})  # fmt: skip
     columns = list(rows[0])
     print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
     for row in rows:
