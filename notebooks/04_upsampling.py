@@ -23,8 +23,8 @@
 # **You will** see one mask's two predictions and their difference, change the strength, the noise level and the damping, look at borders closely,
 # and see why all this does not cost as much as it might.
 #
-# **You will learn** what masked modulation does and when it is of more use than enlarging the mask, what replay is, and how far the fast default is
-# from the paper's schedule.
+# **You will learn** what masked modulation does and when it is of more use than enlarging the mask, what replay is, why several masks can
+# share a pass, and how far the fast default is from the paper's schedule.
 #
 # **You need** to know what a coarse mask is (`02_context_model`, `03_correspondence`).
 
@@ -34,7 +34,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from vidseg_core import Settings, generated_clip, load_backbone
+from vidseg_core import Settings, generated_clip, load_backbone, sample_clip
 from vidseg_core.explore import upsampling as explore
 from vidseg_core.explore.context import named_cells, read_features
 from vidseg_core.explore.features import at_centres
@@ -79,8 +79,10 @@ modulation.still()
 # Above: the mask and the two predictions. They look alike: $\lambda$ is small beside the activations. Below: their distance, then the same after three
 # steps, and the labels of all masks together. Notice that the difference is not made of 8 x 8 squares: it follows the petals.
 #
-# The three steps (the paper's code): a Gaussian blur (5 pixels across, standard deviation 3); division by the mask's own maximum, since a large mask answers
-# more weakly at each pixel than a small one; and *damping*: outside the coarse mask the score counts 0.7 only. Then each pixel goes to the largest score.
+# The three steps, as in the paper's code but for three numbers: a Gaussian blur (5 pixels across, standard deviation 3). Then division by the mask's own peak, since
+# a large mask answers more weakly at each pixel than a small one; peak is what one pixel in a hundred of the frame exceeds (paper: the maximum, a single pixel). And *damping*:
+# outside the mask the score counts less. In the paper it counts 0.7 there, everywhere. Here the mask is blurred by half a cell, since its border is wrong
+# by about so much, and the score fades out with it: damping 0. Then each pixel goes to the largest score. Below is a table of what each of these is worth.
 #
 # ## By hand
 # Click a thing in the first panel to choose its mask. **Damping** is instant. A new **λ** or **noise level** runs the last part of the UNet for each
@@ -91,8 +93,8 @@ modulation
 
 # %% [markdown]
 # Try: **λ = 300**: the predictions fall apart, and so does the difference. **λ = 0.1**: the difference is a hundred times smaller, and after the division
-# nearly the same: over a wide range the answer is linear in λ. **Damping 0**: the label can't leave its cells; **1**: it can go anywhere. **t = 600**: what
-# is left of the frame is vague, and so are the borders.
+# nearly the same: over a wide range the answer is linear in λ. **Damping 0**: a label can leave its cells by about a cell; **1**: it can go anywhere, and far halos win
+# pixels. **t = 600**: what is left of the frame is vague, and so are the borders.
 
 # %%
 modulation.click("cells", x=130, y=135)
@@ -111,7 +113,7 @@ for number, name in ((0, "rest"), (1, "leaf"), (2, "blossom")):
     print(f"{name}: mean difference {answer[where].mean():.3f} in its mask, {answer[~where].mean():.3f} outside")
     assert where.ravel()[answer.argmax()], f"the mask of {name} answers elsewhere"
 labels, seconds = bench.run(own)
-assert np.array_equal(labels, shown["labels"]), "the explorer shows what the stage makes"
+assert (labels == shown["labels"]).mean() > 0.98, "the explorer shows what the stage makes"
 
 # %% [markdown]
 # Notice that the mask of the rest answers on the things too, and they answer more: it is the comparison of the scaled answers that decides.
@@ -136,7 +138,7 @@ right = borders.shown["right"]
 print({name: f"{share:.1%}" for name, share in right.items()})
 top, left, height, width = borders.shown["view"]
 assert top <= 110 < top + height and left <= 125 < left + width
-assert right["modulation"] > right["bilinear"] and right["modulation"] > right["cells"]
+assert right["modulation"] > right["cells"] and right["modulation"] > right["bilinear"] - 0.02
 
 # %% [markdown]
 # ## When is it worth it?
@@ -151,15 +153,32 @@ show_table(
 )
 
 # %% [markdown]
-# Notice that the answer depends on the mask. Stage 2's masks are wrong by a cell here and there, and modulation can move their borders to where the model sees them: it
-# wins. Exact cells need nothing but smoothing, and there bilinear wins, with the embedded model. (Measured on more clips: README, "What it costs and how
-# good it is".)
+# Notice that the answer depends on the mask. Where stage 2's masks are wrong, modulation can move their borders to where the model sees them. Exact cells
+# need nothing but smoothing. Both ways of enlarging are far better than the squares; which of the two is ahead, and by how much, depends on the frame, and on
+# this easy one they are close. (Measured on more clips: README, "What it costs and how good it is".)
 
 # %%
-assert near[0, 2] > near[0, 1] >= near[0, 0] - 0.01 and near[1].min() > near[0].max() - 0.02
+assert (near[:, 1:] > near[:, :1] + 0.01).all() and (near[:, 2] > near[:, 1] - 0.015).all()
+assert near[1].min() > near[0].min()
 table = explore.shifts(labels, truth, 8)
 assert table.argmax() == 4, "the labels are displaced against the frame"
 assert (labels == truth).mean() > 0.96
+
+# %% [markdown]
+# What are the three numbers worth? The paper's `damping`, `mask_blur` and `peak`, one at a time and all together, in our single step:
+
+# %%
+papers = {"damping": 0.7, "mask_blur": 0.0, "peak": 1.0}
+kinds = {"ours": {}, **{f"{name} {value}": {name: value} for name, value in papers.items()}, "all three": papers}
+close = explore.near_borders(truth, 8)
+worth = np.array([[(bench.run(replace(own, **change))[0] == truth)[close].mean() for change in kinds.values()]])
+show_table(100 * worth, ["cells of stage 2"], list(kinds), "% right near borders", best="row")
+
+# %% [markdown]
+# Notice the damping: that is what decides here. With 0.7 the answers that lie beside a mask, its halos, win pixels that are not its own.
+
+# %%
+assert worth[0, 0] > worth[0, 1] + 0.005 and worth[0, 0] > worth[0, 4] + 0.005
 
 # %% [markdown]
 # ## How sure is it?
@@ -198,6 +217,40 @@ assert explore.replay_error(bench) == 0 and later < 0.5
 assert [before for *_, before in parts] == sorted((before for *_, before in parts), reverse=True)
 
 # %% [markdown]
+# ## Masks that share a pass: colouring
+# Twenty masks would still be twenty passes. But a mask is shifted in its own cells only, and answers mostly there. So masks that are *more than two cells apart*
+# can be shifted together, and each pixel's answer is given to the nearest of them (`separation=2`). Which go together is a colouring of a map: neighbours must
+# have different colours, and as few as possible are wanted (greedy: DSATUR, Brélaz 1979). **Question:** how many passes will the 20 clusters of this frame
+# need? And if we ask for no distance at all, 0 cells?
+
+# %%
+cup = sample_clip("cup")
+clusters, _ = named_cells(read_features(backbone, cup.frames[:5]), cup.masks[0], Settings())
+busy = explore.Bench(backbone, cup.frames[0], clusters[0], {}, Settings())
+runs = explore.colourings(busy, (0, 2, 8, None) if FAST else (0, 1, 2, 3, 4, 5, 6, 7, 8, None))
+colouring = explore.explore_colouring(busy, runs)
+colouring.still()
+
+# %% [markdown]
+# The third panel is the coloured map: cells of one grey are shifted in one pass. The last shows how many of the pixels get the label that they would get with each mask
+# alone. With the slider: **0 cells**: all masks share one pass, and what differs is at borders, where two neighbours' answers run into one. **Each alone**: twenty
+# passes. In between it soon makes no difference. With more clusters the number of passes hardly grows: a map needs few colours, however many countries it has.
+
+# %%
+colouring
+
+# %%
+by = {name: colouring.set(separation=name).shown for name in colouring.separation.options}
+for name, seen in by.items():
+    print(f"{name:10} {seen['passes']:2} passes, {seen['agreement']:.1%} as each alone, {seen['seconds']:.2f} s")
+assert by["2 cells"]["agreement"] > 0.97 and by["2 cells"]["passes"] <= by["each alone"]["passes"] / 2
+assert by["0 cells"]["passes"] < by["2 cells"]["passes"] < by["8 cells"]["passes"] < by["each alone"]["passes"] == 20
+assert by["0 cells"]["agreement"] < by["2 cells"]["agreement"] and own.separation == 2
+_ = colouring.set(separation="2 cells")
+
+# %% [markdown]
+# The time falls less than the number of passes, since encoding, decoding and comparing remain.
+#
 # ## The paper's schedule
 # `strategy="reference"` does what the paper's code does instead of the one step above: it noises the frame to step 22 of 25 and runs the steps to the end, with
 # guidance (Ho and Salimans 2022; scale 5), for each mask and sign. Only the first of these steps is modulated; queries and keys of the decoder's attention
@@ -206,7 +259,6 @@ assert [before for *_, before in parts] == sorted((before for *_, before in part
 
 # %%
 paper_labels, paper_seconds = bench.run(Settings.reference(MODEL).upsample)
-close = explore.near_borders(truth, 8)
 rows = {"direct": (labels, seconds), "reference": (maps["reference"], slow), "paper's code": (paper_labels, paper_seconds)}
 for name, (found, took) in rows.items():
     share = (found == truth)[close].mean()
@@ -214,7 +266,7 @@ for name, (found, took) in rows.items():
 assert slow > 5 * seconds and (maps["reference"] == truth).mean() > 0.96
 
 # %% [markdown]
-# Somewhat better borders, for many times the compute. The default is `direct` for the embedded model. For Stable Diffusion, the registry says `reference`,
+# About the same borders, for many times the compute. The default is `direct` for the embedded model. For Stable Diffusion, the registry says `reference`,
 # the paper's, until both have been measured with its real weights.
 #
 # ## The hyperparameters of stage 4
@@ -226,7 +278,10 @@ assert slow > 5 * seconds and (maps["reference"] == truth).mean() > 0.96
 # | `block` | cross-attention of the first of `up_blocks.1` | that of `up_blocks.2.attentions.1` | the modulated layer |
 # | `timestep` | 100 | 119 (step 22 of 25) | noise level of the modulated step |
 # | `strength` (λ) | 10 | 50 | how far the layer is pushed |
-# | `damping` | 0.7 | 0.7 | weight of the answer outside the coarse mask |
+# | `separation` | 2 | (each alone) | masks more than so many cells apart share a pass |
+# | `damping` | 0 | 0.7 | weight of the answer outside the coarse mask |
+# | `mask_blur` | 0.5 | 0 | blur of the enlarged mask, in cells: its border is wrong by about so much |
+# | `peak` | 0.99 | 1 | quantile of a mask's answer over the frame that counts as its full strength |
 # | `blur_size`, `blur_sigma` | 5, 3 | 5, 3 | the Gaussian on the answer |
 # | `mask_filter` | bilinear | Lanczos | how the coarse mask is enlarged for damping |
 # | `response` | float | jpeg | the paper's 8-bit differences wrap around |
@@ -235,16 +290,17 @@ assert slow > 5 * seconds and (maps["reference"] == truth).mean() > 0.96
 # %%
 if MODEL == "tiny":
     assert (own.strategy, own.timestep, own.strength) == ("direct", 100, 10.0)
-assert (own.damping, own.blur_size, own.blur_sigma) == (0.7, 5, 3.0)
+assert (own.separation, own.damping, own.mask_blur, own.peak, own.blur_size, own.blur_sigma) == (2, 0.0, 0.5, 0.99, 5, 3.0)
 paper = Settings.reference("sd21-base").upsample
+assert (paper.separation, paper.damping, paper.mask_blur, paper.peak) == (None, 0.7, 0.0, 1.0)
 assert (paper.strength, paper.guidance, paper.steps, paper.start_step) == (50.0, 5.0, 25, 22)
 
 # %% [markdown]
 # ## Summary
 # - Add λ to an attention output inside one mask, subtract it, compare: the pixels that differ are the mask, as the model's finer layers see it.
-# - Each answer is blurred, divided by its own maximum and damped outside the mask; the largest takes the pixel.
-# - It corrects masks that are wrong by a cell; it does not smooth better than bilinear enlarging does, and it cannot find what the mask has lost.
-# - What comes before the modulated layer is the same for all masks and is run once.
+# - Each answer is blurred, divided by its own peak and fades out with the blurred mask; the largest takes the pixel.
+# - It corrects masks that are wrong by less than a cell; it cannot find what the mask has lost.
+# - What comes before the modulated layer is the same for all masks and is run once; masks that lie apart share a pass.
 #
 # ## Exercises
 # 1. With `modulation`: for which damping do cells and labels agree most, and why?
@@ -253,7 +309,7 @@ assert (paper.strength, paper.guidance, paper.steps, paper.start_step) == (50.0,
 #
 # <details><summary>Answers</summary>
 #
-# 1. For 0: outside its mask no label can win, whatever the model says. The next cell checks it.
+# 1. For 0: far outside its mask no label can win, whatever the model says. The next cell checks it.
 # 2. The next cell prints them. Low levels keep more of the frame; there is little between them.
 # 3. Less is left to run for each mask, so that it is faster; but with the embedded model not every mask then answers most inside itself (`registry.py` says so),
 #    and there are fewer layers left that could say where the border is.

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from vidseg_core.correspondence import Refined, Tracks, find_moves, refine
+from vidseg_core.explore.context import stability
 from vidseg_core.explore.features import at_centres
 from vidseg_core.pictures.correspondence import show_track, show_tracks, show_vote
 from vidseg_core.samples import GeneratedClip
@@ -33,6 +34,10 @@ class Window:
     def refine(self, settings: RefineSettings) -> Refined:
         """Stage 3 on this window."""
         return refine(self.match, torch.from_numpy(self.coarse).long(), settings)
+
+    def stable(self, labels: Integer[np.ndarray, "f h w"]) -> Float[np.ndarray, " g"]:
+        """For each frame but the last, the share of cells that have the same label where they are in the next."""
+        return stability(labels, self.clip.flow[: len(labels) - 1], self.clip.visible[: len(labels) - 1])
 
 
 def faster(clip: GeneratedClip, step: int) -> GeneratedClip:

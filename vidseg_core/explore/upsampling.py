@@ -1,7 +1,7 @@
 """Stage 4 by hand: one mask's two predictions and what they become; borders; what replay saves."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vidseg_core.backbone import Backbone
-from vidseg_core.pictures.upsampling import show_borders, show_modulation
+from vidseg_core.modulation import direct_pairs, plan
+from vidseg_core.pictures.upsampling import show_borders, show_colouring, show_modulation
 from vidseg_core.settings import Settings, UpsampleSettings
-from vidseg_core.upsample import claim, direct_pairs, response, score, upsample
+from vidseg_core.upsample import claim, response, score, upsample
 from vidseg_core.viz import enlarge
 from vidseg_core.widgets import Drawn, Explorer, choice, levels, pick, share, slider
 
@@ -45,12 +46,12 @@ class Bench:
         self.image = backbone.images(frame[None], backbone.working_size(*frame.shape[:2]))
 
     def ask(self, settings: UpsampleSettings) -> Answers:
-        """Modulate every mask, both signs, in one step at one noise level (strategy "direct")."""
+        """Modulate every mask alone, both signs, in one step at one noise level (strategy "direct")."""
         latents, refined = self.backbone.encode(self.image), torch.from_numpy(self.cells[None]).to(self.backbone.device)
         noise = self.backbone.noise(latents, self.settings.seed, shared=True)
         names, plus, minus = [], [], []
-        for found, _, a, b in direct_pairs(self.backbone, latents, noise, refined, settings):
-            names += found.tolist()
+        for group, a, b in direct_pairs(self.backbone, latents, noise, refined, replace(settings, separation=None)):
+            names += group.owners[:, 0, 0].tolist()  # a mask that is alone owns all cells
             plus.append(a)
             minus.append(b)
         plus, minus = torch.cat(plus), torch.cat(minus)
@@ -59,15 +60,16 @@ class Bench:
 
     def judge(self, answers: Answers, settings: UpsampleSettings) -> Float[Tensor, "n H W"]:
         """The score of each mask at each pixel."""
-        masks = torch.stack([torch.from_numpy(self.cells == name).float() for name in answers.names])
-        return score(answers.response, masks, settings)
+        masks = torch.stack([torch.from_numpy(self.cells == name) for name in answers.names])
+        owners = torch.tensor(answers.names)[:, None, None].expand(masks.shape)
+        return score(answers.response, masks, owners, settings)
 
     def decide(self, answers: Answers, scores: Float[Tensor, "n H W"]) -> tuple[Pixels, Float[np.ndarray, "H W"]]:
         """Labels, and by how much the winner leads the second."""
         labels = torch.from_numpy(enlarge(self.cells, self.frame.shape[:2]).astype(np.int16))
         best = torch.zeros(labels.shape)
         for name, map_ in zip(answers.names, scores, strict=True):
-            claim(labels, best, name, map_)
+            claim(labels, best, torch.full(self.cells.shape, name), map_)
         first = scores.topk(min(2, len(scores)), dim=0).values
         return labels.numpy(), (first[0] - first[-1] * (len(scores) > 1)).numpy()
 
@@ -160,6 +162,46 @@ def explore_borders(frame: Frame, maps: Mapping[str, Pixels], truth: Pixels) -> 
         row=slider("y", size[0] // 2, 0, size[0] - 1), column=slider("x", size[1] // 2, 0, size[1] - 1),
         width=slider("width", size[1] // 4, size[1] // 10, size[1]),
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Coloured:
+    """Stage 4 at one `separation`: `passes`, the image of the frame that each cell is modulated in; the labels; seconds."""
+
+    passes: Cells
+    labels: Pixels
+    seconds: float
+
+
+def colourings(bench: Bench, separations: Sequence[int | None]) -> dict[int | None, Coloured]:
+    """The frame with masks more than so many cells apart modulated together; None: each alone."""
+    runs, cells = {}, torch.from_numpy(bench.cells[None])
+    bench.run(replace(bench.settings.upsample, separation=0))  # the first run is slower than those that follow
+    for separation in separations:
+        masks = plan(cells, separation, coupled=False).masks
+        found = bench.run(replace(bench.settings.upsample, separation=separation))
+        runs[separation] = Coloured(masks.long().argmax(0).numpy(), *found)
+    return runs
+
+
+def explore_colouring(bench: Bench, runs: Mapping[int | None, Coloured]) -> Explorer:
+    """Which masks share a pass, for each separation in `runs` (None among them), and what that changes and saves. The slider's
+    values are "each alone" and "0 cells", "1 cells", ...
+
+    `shown` has "passes", "labels" [H, W], "agreement" (share of pixels as with each mask alone) and "seconds".
+    """
+    alone = runs[None]
+    curve = np.array([(run.passes.max() + 1, (run.labels == alone.labels).mean()) for run in runs.values()])
+    named = {"each alone" if s is None else f"{s} cells": run for s, run in runs.items()}
+
+    def draw(separation: str) -> Drawn:
+        run = named[separation]
+        passes, other = int(run.passes.max()) + 1, run.labels != alone.labels
+        figure = show_colouring(bench.frame, bench.cells, run.passes, run.labels, other, curve)
+        return figure, {"passes": passes, "labels": run.labels, "agreement": 1 - float(other.mean()), "seconds": run.seconds}
+
+    own = f"{bench.settings.upsample.separation} cells"
+    return Explorer(draw, separation=levels("separation", own if own in named else "each alone", list(named)))
 
 
 def time_of_parts(bench: Bench, repeats: int = 3) -> list[tuple[str, float, bool]]:

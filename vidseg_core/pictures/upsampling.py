@@ -78,6 +78,37 @@ def show_confidence(frame: Frame, labels: Integer[np.ndarray, "H W"], margin: Ma
     return figure
 
 
+def show_colouring(
+    frame: Frame,
+    cells: Integer[np.ndarray, "h w"],
+    passes: Integer[np.ndarray, "h w"],
+    labels: Integer[np.ndarray, "H W"],
+    other: Bool[np.ndarray, "H W"],
+    curve: Float[np.ndarray, "n 2"],
+) -> Figure:
+    """The masks of a frame, the pass that each is modulated in, the labels, the pixels that get another label if each mask is
+    modulated alone (black), and `curve`, (passes, share of the other pixels) of several ways to share passes."""
+    size, count = frame.shape[:2], int(passes.max()) + 1
+    figure = Drawing(figsize=(9, 6 * size[0] / size[1] + 0.9), layout="constrained")
+    axes = figure.subplots(2, 3)
+    panel(axes[0, 0], frame, "the frame")
+    panel(axes[0, 1], blend(frame, enlarge(cells, size)), f"{len(np.unique(cells))} masks, in cells")
+    panel(
+        axes[0, 2], enlarge(passes, size), f"the pass of each: {count} passes", cmap="gray", vmin=-1, vmax=len(np.unique(cells))
+    )
+    panel(axes[1, 0], blend(frame, labels), "labels")
+    faded = (frame // 4 + 170).astype(np.uint8)
+    panel(axes[1, 1], np.where(other[..., None], 0, faded).astype(np.uint8), f"otherwise than each alone: {other.mean():.1%}")
+    axes[1, 2].plot(curve[:, 0], 100 * curve[:, 1], "o-", color="black", markersize=4)
+    axes[1, 2].plot(
+        count, 100 - 100 * other.mean(), "o", color="black", markersize=11, markerfacecolor="none", markeredgewidth=2
+    )
+    axes[1, 2].set_xlabel("passes", fontsize=9)
+    axes[1, 2].set_title("% of pixels as with each alone", fontsize=10)
+    axes[1, 2].grid(alpha=0.3)
+    return figure
+
+
 def show_replay(parts: Sequence[tuple[str, float, bool]], masks: int) -> Figure:
     """Where the time of a UNet pass goes, from left to right in the order of running: `parts` are (module, seconds, whether it
     runs before the modulated layer). Above one pass for the frame, below one for each mask and sign, `masks` of them."""
