@@ -80,7 +80,8 @@ result = vidseg(frames)
 print({stage: f"{seconds:.1f} s" for stage, seconds in result.timings.items()})
 
 # %% [markdown]
-# Notice which stage takes the time: `upsample`, the last one. It runs a part of the model twice for every segment.
+# Notice which stage takes the time: `upsample`, the last one. It runs a part of the model twice for every segment, or for every group of
+# segments that lie apart.
 #
 # ## What did each stage make of one frame?
 # Read the panels in order.
@@ -90,13 +91,16 @@ print({stage: f"{seconds:.1f} s" for stage, seconds in result.timings.items()})
 #    *cell*, a square of 8 x 8 pixels. The panel shows their three main directions (PCA) as red, green and blue.
 # 2. **Scene context model** (vectors in; one label a cell out). K-means on the first window of 14 frames finds what the scene consists
 #    of, and these cells with their labels are remembered. From then on, each cell gets the label that most of its four nearest
-#    neighbours among the remembered ones have. After each window, that window takes the place of the memory.
-# 3. **Correspondences** (labels and vectors in; better labels out). Cells are followed from frame to frame, and the labels along such a
-#    track vote. The fifth panel shows the winner's share: bright where all agreed, dark where the label is in doubt.
-# 4. **Masked modulation** (labels of cells in; labels of pixels out). For one segment at a time, a constant, lambda, is added to the output
-#    of an attention layer in the cells of that segment; then it is subtracted instead. Both times the UNet predicts the
+#    neighbours among the remembered ones have. After each window the memory moves on: one half stays what the clip began with, the other
+#    becomes that window. (In the paper all of it becomes that window.)
+# 3. **Correspondences** (labels and vectors in; better labels out). The cells around each cell, in this frame and in those just before and after
+#    it, vote on its label, the more similar their vectors the stronger. (In the paper the cells along a *track* vote, which follows the cell
+#    from frame to frame; `03_correspondence` compares the two.) The fifth panel shows the winner's share: bright where all
+#    agreed, dark where the label is in doubt.
+# 4. **Masked modulation** (labels of cells in; labels of pixels out). For one segment, or several that lie apart, a constant, lambda, is added to
+#    the output of an attention layer in the segment's cells; then it is subtracted instead. Both times the UNet predicts the
 #    image without its noise. The two predictions differ most where the layers that follow think that the segment is, and they
-#    work at a finer resolution. Each pixel goes to the segment with the largest difference, relative to that segment's maximum.
+#    work at a finer resolution. Each pixel goes to the segment with the largest difference, relative to the peak of that segment's own.
 
 # %%
 n = len(frames) // 2
@@ -156,9 +160,9 @@ explorer.num_segments.value, explorer.frame.value = 8, n
 
 # %% [markdown]
 # ## Names
-# Can it say what is what? Yes, if someone says it once. This is the paper's protocol: a mask of the *first* frame gives its classes to
-# the clusters, and the context model carries them through the clip. (All published VidSeg scores use it. The true first mask is an input,
-# so the scores are flattered.)
+# Can it say what is what? Yes, if someone says it once. This is the paper's protocol: a mask of the *first* frame says what its cells are, and the
+# context model carries these classes through the clip. (All published VidSeg scores use it. The true first mask is an input,
+# so the scores are flattered. In the paper not cells but clusters take the mask's classes; `02_context_model` compares the two.)
 
 # %%
 named = VidSeg(backbone)(frames, first_mask=cup.masks[0], names=cup.names, keep=())
@@ -179,8 +183,8 @@ assert min(scores) > 0.4
 # %% [markdown]
 # ## Summary
 # - **Features**: queries of a denoising UNet, one vector a cell.
-# - **Context model**: K-means once, then k-NN against a memory that moves along.
-# - **Correspondences**: tracks vote.
+# - **Context model**: K-means once, or a mask, then k-NN against a memory that moves along and keeps its beginning.
+# - **Correspondences**: cells that are near in space and time, and similar, vote.
 # - **Masked modulation**: +lambda and -lambda inside a mask; where the two predictions differ is the mask, in pixels.
 #
 # The same from the command line, in the repository's folder: `python -m vidseg_core segment data/clips/cup.mp4 --segments 8`.

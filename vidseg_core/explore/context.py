@@ -89,18 +89,18 @@ class Remembered:
 
 
 def run_memory(
-    context: Float[Tensor, "f h w d"], settings: ContextSettings, window: int, update: bool = True, seed: int = 0
+    context: Float[Tensor, "f h w d"], settings: ContextSettings, window: int, keeps: str = "anchored", seed: int = 0
 ) -> Remembered:
-    """Stage 2 alone, as the pipeline runs it: K-means on the first window fills the memory, each window is labelled from it
-    and, with `update`, takes its place."""
-    memory, labels, distances = SceneContext(settings, seed), [], []
-    first = context[:window]
-    memory.update(first, kmeans(first.flatten(0, 2), settings, seed).labels.reshape(first.shape[:3]))
+    """Stage 2 alone, as the pipeline runs it: K-means on the first window fills the memory; each window is labelled from it.
+    What it `keeps` then: "anchored" the first window and the last, "window" the last, "first" the first for ever."""
+    memory = SceneContext(replace(settings, memory="anchored" if keeps == "anchored" else "window"), seed)
+    first, labels, distances = context[:window].flatten(0, 2), [], []
+    memory.open(first, kmeans(first, settings, seed).labels)
     for part in context.split(window):
         labels.append(memory.predict(part))
         squared, _ = nearest_references(part.flatten(0, 2), memory.tokens, 1)
         distances.append(squared.sqrt().reshape(part.shape[:3]))
-        if update:
+        if keeps != "first":
             memory.update(part, labels[-1])
     return Remembered(torch.cat(labels).numpy(), torch.cat(distances).numpy())
 
@@ -187,19 +187,28 @@ def cut_to(
     return Story(np.concatenate([before, after]), context, new)
 
 
+def there_and_back(
+    here: Frames, context_here: Float[Tensor, "f h w d"], there: Frames, context_there: Float[Tensor, "g h w d"]
+) -> Story:
+    """A clip, another, and the first again: the other is what is new."""
+    away = cut_to(here, context_here, there, context_there)
+    new = np.concatenate([away.new, away.new[: len(here)]])
+    return Story(np.concatenate([away.frames, here]), torch.cat([away.context, context_here]), new)
+
+
 def explore_memory(stories: Mapping[str, Story], settings: ContextSettings) -> Explorer:
-    """Window length, k, and whether the memory is replaced, for clips in which the scene changes.
+    """Window length, k, and what the memory keeps, for clips in which the scene changes.
 
     `shown` has "labels" and "distance" [f, h, w] and "curves": the mean distance over the clip of "what is new" and "the rest".
     """
     small = _quick(settings)
 
     @lru_cache(maxsize=64)
-    def remember(story: str, window: int, update: bool, neighbours: int) -> Remembered:
-        return run_memory(stories[story].context, replace(small, neighbours=neighbours), window, update)
+    def remember(story: str, window: int, keeps: str, neighbours: int) -> Remembered:
+        return run_memory(stories[story].context, replace(small, neighbours=neighbours), window, keeps)
 
-    def draw(story: str, window: int, neighbours: int, update: bool, frame: int) -> Drawn:
-        told, result = stories[story], remember(story, window, update, neighbours)
+    def draw(story: str, window: int, neighbours: int, keeps: str, frame: int) -> Drawn:
+        told, result = stories[story], remember(story, window, keeps, neighbours)
         curves = {"what is new": _means(result.distance, told.new), "the rest": _means(result.distance, ~told.new)}
         figure = show_memory(told.frames[frame], result.labels[frame], result.distance[frame], curves, window, frame)
         return figure, {"labels": result.labels, "distance": result.distance, "curves": curves}
@@ -208,11 +217,14 @@ def explore_memory(stories: Mapping[str, Story], settings: ContextSettings) -> E
     return Explorer(
         draw,
         story=choice("story", next(iter(stories)), list(stories)),
-        update=choice("memory", True, [("replaced after each window", True), ("the first window for ever", False)]),
+        keeps=choice("memory", settings.memory, list(KEEPS.items())),
         window=slider("window", 5, 4, length // 2),
         neighbours=levels("k", settings.neighbours, (1, 2, 4, 8, 16)),
         frame=slider("frame", 0, 0, length - 1, live=True),
     )
+
+
+KEEPS = {"the first window and the last": "anchored", "the last window (paper)": "window", "the first window for ever": "first"}
 
 
 def _quick(settings: ContextSettings) -> ContextSettings:
