@@ -40,7 +40,7 @@ from vidseg_core.explore import features as explore
 from vidseg_core.pictures.features import show_table
 from vidseg_core.viz import show_frames
 
-FAST = os.environ.get("VIDSEG_FAST") == "1"  # CI sets it: fewer frames and noise levels, the same steps
+FAST = os.environ.get("VIDSEG_FAST") == "1"  # CI sets it: fewer frames, the same steps
 MODEL = "tiny"  # or "sd21-base" on a GPU; see the end of this notebook
 
 # %% [markdown]
@@ -69,7 +69,8 @@ show_frames({f"frame {n}": frame for n, frame in zip(numbers, frames, strict=Tru
 
 # %%
 MATCH = settings.match_blocks[0]
-explore.show_noise_levels(backbone, frames[0], (1, 20, 400) if FAST else (1, 20, 100, 400, 800), MATCH)
+some = (1, 20, 400) if FAST else (1, 20, 100, 400, 800)
+explore.show_noise_levels(backbone, frames[0], some, MATCH)
 
 # %% [markdown]
 # Above: what the UNet gets. In the middle: its estimate. Below: the queries of one block, 96 numbers a cell of 8 x 8 pixels, shown by their three
@@ -161,7 +162,8 @@ assert table.argmax() == 4, "the features are displaced against the frames"
 # %%
 box = sample_clip("box")
 drawn = list(box.masks)[: 3 if FAST else 5]
-box_masks, TIMESTEPS = np.stack([box.masks[n] for n in drawn]), (20, 400) if FAST else (20, 100, 400)
+box_masks = np.stack([box.masks[n] for n in drawn])
+TIMESTEPS = (20, 400) if FAST else (20, 100, 400)
 blocks = explore.attention_blocks(backbone)
 scores = explore.separation_table(backbone, box.frames[drawn], box_masks, len(box.names), TIMESTEPS)
 show_table(scores.mean(-1), blocks, [f"t = {t}" for t in TIMESTEPS], "mean IoU over the classes")
@@ -249,7 +251,9 @@ print(dict(zip(blocks, of_cup.round(2).tolist(), strict=True)))
 assert blocks[of_cup.argmax()] == "down_blocks.1.attentions.0" or MODEL != "tiny"
 
 # %%
-kinds = {n: explore.queries(backbone, frames, MATCH, settings.timestep, noise=n) for n in ("shared", "independent")}
-steady = {n: explore.steadiness(tokens, masks, 0) for n, tokens in kinds.items()}
+steady = {}
+for kind in ("shared", "independent"):
+    tokens = explore.queries(backbone, frames, MATCH, settings.timestep, noise=kind)
+    steady[kind] = explore.steadiness(tokens, masks, 0)
 print({n: f"{value:.3f}" for n, value in steady.items()})
 assert steady["shared"] > steady["independent"]

@@ -32,13 +32,14 @@ import os
 
 import numpy as np
 
-from vidseg_core import ContextSettings, Settings, VidSeg, generated_clip, load_backbone, read_mask, sample_clip
+import vidseg_core as vs
+from vidseg_core import ContextSettings, Settings
 from vidseg_core.__main__ import main as vidseg_command
 from vidseg_core.explore import context as explore
 from vidseg_core.explore.naming import Naming
 from vidseg_core.metrics import class_iou, confusion
 from vidseg_core.pictures.features import show_table
-from vidseg_core.results import read_names
+from vidseg_core.results import read_mask, read_names
 
 FAST = os.environ.get("VIDSEG_FAST") == "1"  # CI sets it: fewer frames, the same steps
 MODEL = "tiny"  # or "sd21-base" on a GPU; see the end of 01_features
@@ -50,9 +51,9 @@ MODEL = "tiny"  # or "sd21-base" on a GPU; see the end of 01_features
 # Vassilvitskii 2007). **Question:** the scene has three things in it, wall, cup and hand. Why not K = 3?
 
 # %%
-cup = sample_clip("cup")
+cup = vs.sample_clip("cup")
 frames = cup.frames[:14]
-backbone = load_backbone(MODEL)
+backbone = vs.load_backbone(MODEL)
 features = explore.read_features(backbone, frames)
 clusters = explore.explore_clusters(frames, features.context, ContextSettings())
 clusters.still(num_clusters=3, num_segments=3)
@@ -84,7 +85,8 @@ clusters.set(num_clusters=20, seed=0, num_segments=8)
 eight = clusters.shown["segments"]
 for fewer in range(7, 0, -1):
     clusters.set(num_segments=fewer)
-    pairs = set(zip(eight.ravel().tolist(), clusters.shown["segments"].ravel().tolist(), strict=True))
+    cut = clusters.shown["segments"]
+    pairs = set(zip(eight.ravel().tolist(), cut.ravel().tolist(), strict=True))
     assert len(pairs) == len(np.unique(eight)) == 8, "a cut split a segment"
     assert len({b for _, b in pairs}) == fewer
 inertia = [clusters.set(seed=s).shown["inertia"] for s in range(3)]
@@ -99,7 +101,7 @@ assert len(set(inertia)) > 1
 # **Question:** K-means on each frame alone finds the same things in each. How many labels survive from frame to frame?
 
 # %%
-clip = generated_clip(21, late=True)
+clip = vs.generated_clip(21, late=True)
 moving = explore.read_features(backbone, clip.frames)
 one = slice(0, 10 if FAST else 14)
 arguments = clip.flow[one][:-1], clip.visible[one][:-1], ContextSettings()
@@ -169,7 +171,8 @@ assert np.mean(ious["cells"]) > np.mean(ious["clusters"]) - 0.01 and (ious["cell
 
 # %%
 n = 10
-box = explore.read_features(backbone, sample_clip("box").frames[: n + 1])
+after = vs.sample_clip("box").frames[: n + 1]
+box = explore.read_features(backbone, after).context
 stories = {
     "an object arrives": explore.arrival(clip.frames, moving.context, clip.labels, 3),
     "a cut": explore.cut_to(cup.frames[:n], features.context[:n], sample_clip("box").frames[: n + 1], box.context),
@@ -217,7 +220,7 @@ assert tile["curves"]["what is new"][14] > 1.5 * tile["curves"]["the rest"][14]
 # the same name become one, in all frames at once. "void" leaves a segment out. **Question:** which of these eight are wall?
 
 # %%
-finder = VidSeg(backbone, Settings(context=ContextSettings(num_segments=1)))
+finder = vs.VidSeg(backbone, Settings(context=ContextSettings(num_segments=1)))
 found = finder(cup.frames[: 14 if FAST else 20])
 naming = Naming(finder, found, "../outputs/names")
 naming.still()
@@ -319,7 +322,8 @@ assert (reference.naming, reference.memory) == ("clusters", "window")
 # %%
 for seed in (0, 1):
     for count in range(2, 21):
-        segments = clusters.set(num_clusters=20, seed=seed, num_segments=count, frame=0).shown["segments"][0]
+        clusters.set(num_clusters=20, seed=seed, num_segments=count, frame=0)
+        segments = clusters.shown["segments"][0]
         h, w = segments.shape
         if segments[130 * h // 240, 185 * w // 320] != segments[100 * h // 240, 290 * w // 320]:
             break

@@ -74,7 +74,7 @@ print(f"before any vote, {(coarse == window.truth).mean():.1%} of the cells have
 along, paper = RefineSettings(method="tracks"), Settings.reference(MODEL).refine
 hops = {name: explore.judge_hops(window, s) for name, s in (("ours", along), ("paper's code", paper))}
 for name, judged in hops.items():
-    print(f"{name}: {judged.within:.1%} end within a cell of the truth, at {judged.pace:.0%} of the true pace")
+    print(f"{name}: {judged.within:.1%} within a cell of the truth, {judged.pace:.0%} of its pace")
 assert hops["ours"].within > 0.85 and hops["ours"].pace > 0.6
 
 # %% [markdown]
@@ -85,8 +85,10 @@ assert hops["ours"].within > 0.85 and hops["ours"].pace > 0.6
 # %%
 slow = generated_clip(6)
 slow_features = read_features(backbone, slow.frames)
-slowly = explore.Window(slow, slow_features.match, named_cells(slow_features, slow.labels[0], Settings())[1])
-pace = {p: explore.judge_hops(slowly, RefineSettings(precision=p)).pace for p in ("cell", "subcell")}
+_, named = named_cells(slow_features, slow.labels[0], Settings())
+slowly, pace = explore.Window(slow, slow_features.match, named), {}
+for p in ("cell", "subcell"):
+    pace[p] = explore.judge_hops(slowly, RefineSettings(precision=p)).pace
 print({p: f"{value:.0%} of the true pace" for p, value in pace.items()})
 assert pace["subcell"] > 0.25 > pace["cell"]
 
@@ -158,7 +160,8 @@ vote
 # %%
 results = [vote.set(max_jump=j, frame=FRAMES - 1).shown for j in range(3)]
 after = [r["after"] for r in results]
-print(f"right before: {results[0]['before']:.1%}; after, for a jump of 0, 1, 2: {', '.join(f'{a:.1%}' for a in after)}")
+print(f"right before: {results[0]['before']:.1%}")
+print("after, for a jump of 0, 1, 2:", [f"{share:.1%}" for share in after])
 assert after[0] < results[0]["before"] + 0.01 and after[2] > after[1] > results[0]["before"] + 0.04
 assert results[2]["confidence"].min() > 0 and results[2]["confidence"].max() == 1
 assert set(np.unique(results[2]["labels"])) <= set(np.unique(coarse))
@@ -345,5 +348,6 @@ assert gains[0.1] > 0.03 and gains[0.7] < 0.5 * gains[0.3]
 leaf = np.argwhere(clip.labels[0] == 1).mean(0)
 follow.click("0", x=leaf[1], y=leaf[0])
 hidden = np.isnan(follow.shown["truth"][:, 0])
-print(f"hidden from frame {hidden.argmax()} on" if hidden.any() else "always to be seen", follow.shown["cells"].tolist())
-assert clip.names[follow.shown["winner"]] == "leaf"
+print(f"hidden from frame {hidden.argmax()} on; cells of the track:")
+print(follow.shown["cells"].tolist())
+assert hidden.any() and clip.names[follow.shown["winner"]] == "leaf"

@@ -110,7 +110,7 @@ assert shown["response"][inside].mean() > 5 * shown["response"][~inside].mean()
 for number, name in ((0, "rest"), (1, "leaf"), (2, "blossom")):
     answer = modulation.set(mask=number, strength=own.strength).shown["response"]
     where = enlarge(cells[4], truth.shape) == number
-    print(f"{name}: mean difference {answer[where].mean():.3f} in its mask, {answer[~where].mean():.3f} outside")
+    print(f"{name}: mean {answer[where].mean():.3f} in its mask, {answer[~where].mean():.3f} outside")
     assert where.ravel()[answer.argmax()], f"the mask of {name} answers elsewhere"
 labels, seconds = bench.run(own)
 assert (labels == shown["labels"]).mean() > 0.98, "the explorer shows what the stage makes"
@@ -124,7 +124,8 @@ assert (labels == shown["labels"]).mean() > 0.98, "the explorer shows what the s
 
 # %%
 size = truth.shape
-maps = {"cells": enlarge(cells[4], size), "bilinear": explore.bilinear(cells[4], size), "modulation": labels}
+maps = {"cells": enlarge(cells[4], size), "bilinear": explore.bilinear(cells[4], size)}
+maps["modulation"] = labels
 maps["reference"], slow = bench.run(replace(own, strategy="reference"))
 borders = explore.explore_borders(frame, maps, truth)
 borders.still(row=110, column=125)
@@ -146,11 +147,11 @@ assert right["modulation"] > right["cells"] and right["modulation"] > right["bil
 # which share is right?
 
 # %%
-exact = explore.Bench(backbone, frame, at_centres(clip.labels[4:5], cells[4].shape)[0], clip.names, Settings())
+centres = at_centres(clip.labels[4:5], cells[4].shape)[0]
+exact = explore.Bench(backbone, frame, centres, clip.names, Settings())
 near = explore.compare_masks({"stage 2": bench, "exact": exact}, truth, 8)
-show_table(
-    100 * near, ["cells of stage 2", "exact cells"], ["cells", "bilinear", "modulation"], "% right near borders", best="row"
-)
+kinds = ["cells", "bilinear", "modulation"]
+show_table(100 * near, ["cells of stage 2", "exact cells"], kinds, "% right near borders", "row")
 
 # %% [markdown]
 # Notice that the answer depends on the mask. Where stage 2's masks are wrong, modulation can move their borders to where the model sees them. Exact cells
@@ -212,7 +213,8 @@ show_replay(parts, masks=len(np.unique(cells[4])))
 
 # %%
 later = sum(t for _, t, before in parts if not before) / sum(t for _, t, _ in parts)
-print(f"after the modulated layer: {later:.0%} of a pass; largest error of replay: {explore.replay_error(bench)}")
+print(f"after the modulated layer: {later:.0%} of a pass")
+print(f"largest error of replay: {explore.replay_error(bench)}")
 assert explore.replay_error(bench) == 0 and later < 0.5
 assert [before for *_, before in parts] == sorted((before for *_, before in parts), reverse=True)
 
@@ -262,7 +264,7 @@ paper_labels, paper_seconds = bench.run(Settings.reference(MODEL).upsample)
 rows = {"direct": (labels, seconds), "reference": (maps["reference"], slow), "paper's code": (paper_labels, paper_seconds)}
 for name, (found, took) in rows.items():
     share = (found == truth)[close].mean()
-    print(f"{name:13} {share:.1%} right near borders, {took:5.1f} s, {took / seconds:4.0f} times direct")
+    print(f"{name:13} {share:.1%} right near borders, {took / seconds:4.0f} times as long as direct")
 assert slow > 5 * seconds and (maps["reference"] == truth).mean() > 0.96
 
 # %% [markdown]
@@ -317,8 +319,10 @@ assert (paper.strength, paper.guidance, paper.steps, paper.start_step) == (50.0,
 # </details>
 
 # %%
-agree = {d: (modulation.set(damping=d).shown["labels"] == maps["cells"]).mean() for d in (0.0, 0.7, 1.0)}
-print({f"damping {d}": f"{share:.1%} of the pixels as in the cells" for d, share in agree.items()})
+agree = {}
+for d in (0.0, 0.7, 1.0):
+    agree[d] = (modulation.set(damping=d).shown["labels"] == maps["cells"]).mean()
+print("pixels labelled as their cells:", {d: f"{share:.1%}" for d, share in agree.items()})
 assert agree[0.0] > agree[0.7] > agree[1.0]
 for t in (20, 100, 400):
     found, _ = bench.run(replace(own, timestep=t))

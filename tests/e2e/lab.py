@@ -138,7 +138,8 @@ class Notebook:
         stderr = ".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']"
         failed = ".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']"
         broken = ".jupyter-widgets-error-widget, .jp-OutputArea-output:has-text('Error displaying widget')"
-        return [t for t in self.page.locator(f"{stderr}, {failed}, {broken}").all_inner_texts() if "Warning" not in t]
+        said = [t for t in self.page.locator(stderr).all_inner_texts() if "Error" in t or "Traceback" in t]
+        return said + self.page.locator(f"{failed}, {broken}").all_inner_texts()
 
     def explorer(self, number: int):
         """The explorer that stands at this place among all of the notebook's, counted from 0."""

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Float, Integer, UInt8
+from jaxtyping import Float, Integer, Shaped, UInt8
 from matplotlib.figure import Figure
 
 from vidseg_core.backbone import Backbone
@@ -181,8 +181,8 @@ def alignment(tokens: Float[np.ndarray, "f h w d"], masks: Integer[np.ndarray, "
     return result
 
 
-def at_centres(masks: Integer[np.ndarray, "f H W"], cells: tuple[int, int]) -> Integer[np.ndarray, "f h w"]:
-    """The label at the centre of each cell of a grid `cells` = (h, w)."""
+def at_centres(masks: Shaped[np.ndarray, "f H W"], cells: tuple[int, int]) -> Shaped[np.ndarray, "f h w"]:
+    """The label (or other value) at the centre of each cell of a grid `cells` = (h, w)."""
     rows, columns = ((2 * np.arange(n) + 1) * s // (2 * n) for n, s in zip(cells, masks.shape[1:], strict=True))
     return masks[:, rows][:, :, columns]
 

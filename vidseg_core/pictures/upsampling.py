@@ -11,7 +11,7 @@ from matplotlib.patches import Patch, Rectangle
 from vidseg_core.viz import Drawing, blend, enlarge, legend, panel
 
 Frame = UInt8[np.ndarray, "H W 3"]
-Colours = Float[np.ndarray, "H W 3"]
+Colours = Float[np.ndarray, "a b 3"]
 Map = Float[np.ndarray, "H W"]
 
 
@@ -20,21 +20,21 @@ def show_modulation(
     chosen: Bool[np.ndarray, "h w"],
     plus: Colours,
     minus: Colours,
-    response: Map,
+    response: Float[np.ndarray, "a b"],
     score: Map,
     labels: Integer[np.ndarray, "H W"],
     names: Mapping[int, str],
 ) -> Figure:
-    """One mask on its way: its cells, the predictions with +lambda and -lambda (RGB in 0..1), their distance, its score, and
-    the labels that all masks together give. Panel "cells" takes clicks."""
+    """One mask on its way: its cells, the predictions with +lambda and -lambda (RGB in 0..1, at the working size), their
+    distance, its score, and the labels that all masks together give. Panel "cells" takes clicks."""
     size = frame.shape[:2]
     figure = Drawing(figsize=(9, 6 * size[0] / size[1] + 1.3), layout="constrained")
     axes = figure.subplots(2, 3)
     inside = enlarge(chosen.astype(np.int64), size) == 1
     panel(axes[0, 0], np.where(inside[..., None], frame, frame // 4 + 160).astype(np.uint8), "the mask, in cells", name="cells")
-    panel(axes[0, 1], plus, "prediction with +λ")
-    panel(axes[0, 2], minus, "prediction with -λ")
-    panel(axes[1, 0], response, "their distance (black: 0)", cmap="magma", vmin=0)
+    panel(axes[0, 1], plus, "prediction with +λ", size)
+    panel(axes[0, 2], minus, "prediction with -λ", size)
+    panel(axes[1, 0], response, "their distance (black: 0)", size, cmap="magma", vmin=0)
     panel(axes[1, 1], score, "blurred, scaled, damped", cmap="magma", vmin=0, vmax=1)
     panel(axes[1, 2], blend(frame, labels), "the largest score takes the pixel")
     legend(figure, [labels], names)
@@ -122,8 +122,8 @@ def show_replay(parts: Sequence[tuple[str, float, bool]], masks: int) -> Figure:
             axes.barh(0, width, left=at, color="none", edgecolor="0.75", linestyle=":", height=0.62)
         else:
             axes.barh(0, width, left=at, color="0.35", edgecolor="white", height=0.62)
-        if width > 7:
-            short, colour = re.sub("_blocks?|entions", "", name), "black" if before else "white"
+        short, colour = re.sub("_blocks?|entions", "", name), "black" if before else "white"
+        if width > 0.9 * len(short):
             axes.text(at + width / 2, 1, short, ha="center", va="center", fontsize=8, color=colour)
         at += width
     later = sum(seconds for _, seconds, before in parts if not before) / total
