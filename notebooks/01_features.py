@@ -118,7 +118,8 @@ similar.still(row=12, column=23)
 # The circle is the cell that was asked for, the crosses are the most similar cell of each frame. Notice that nobody told the network where
 # the cup went, and that similarity is bright on the *same part* of the cup, not on all of it.
 #
-# **Click** a point in any picture below, or use the sliders (they do the same, and work wherever notebooks do).
+# **Click** a point in any picture below, or use the sliders (they do the same, and work wherever notebooks do). A new point is instant. A new block or
+# noise level reads the queries of all these frames, a pass for each, which takes longer than half a second the first time.
 
 # %%
 similar

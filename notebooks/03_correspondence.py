@@ -146,7 +146,8 @@ vote.still()
 
 # %% [markdown]
 # A plus marks a cell that the vote repaired, a cross one that it spoiled. The last panel is the confidence: the winner's share, low where a track saw
-# several labels. Now by hand. The slider to look at is **max. jump**: a hop of more cells than that ends its track.
+# several labels. Now by hand. The slider to look at is **max. jump**: a hop of more cells than that ends its track. (All but **frame** run the whole
+# stage again; on a busy machine that may take longer than half a second. What was seen is remembered.)
 
 # %%
 vote

@@ -1,0 +1,70 @@
+"""How long each control of the workbook's explorers takes to redraw, the first time that a value is seen (seconds).
+
+python benchmarks/sliders.py
+"""
+
+import tempfile
+
+from vidseg_core import ContextSettings, RefineSettings, Settings, VidSeg, generated_clip, load_backbone, sample_clip
+from vidseg_core.explore import context, correspondence, features, upsampling
+from vidseg_core.explore.naming import Naming
+from vidseg_core.widgets import Explorer
+
+
+def report(explorer: Explorer, name: str, **controls: list) -> None:
+    """Set each control to its values, one after the other, and print what the drawings took."""
+    for control, values in controls.items():
+        seconds = [explorer.set(**{control: value}).seconds for value in values]
+        print(f"{name:22} {control:13} {max(seconds):.2f}   ({', '.join(f'{s:.2f}' for s in seconds)})", flush=True)
+
+
+def stage_1(backbone) -> None:
+    cup = sample_clip("cup")
+    numbers = list(cup.masks)
+    blocks, frames = features.attention_blocks(backbone), cup.frames[numbers]
+    explorer = features.explore_noise(backbone, frames)
+    report(explorer, "01 noise", timestep=[50, 100, 400], block=blocks[:3], ensemble=[2, 4], frame=[2, 3])
+    explorer = features.explore_similarity(backbone, frames, numbers)
+    report(explorer, "01 similarity", row=[3, 9], column=[8, 22], frame=[1], block=["up_blocks.0.attentions.0"], timestep=[200])
+
+
+def stage_2(backbone) -> None:
+    cup, late = sample_clip("cup"), generated_clip(21, late=True)
+    still = context.read_features(backbone, cup.frames[:14])
+    explorer = context.explore_clusters(cup.frames[:14], still.context, ContextSettings())
+    report(explorer, "02 clusters", num_segments=[7, 5, 3], frame=[4], seed=[1, 2], num_clusters=[10, 30, 40])
+    moving = context.read_features(backbone, late.frames).context
+    motion = late.flow[:13], late.visible[:13], ContextSettings()
+    explorer = context.explore_flicker(late.frames[:14], moving[:14], *motion)
+    report(explorer, "02 flicker", start=[3, 5], num_clusters=[4, 12, 20])
+    story = context.arrival(late.frames, moving, late.labels, 3)
+    explorer = context.explore_memory({"arrival": story}, ContextSettings())
+    report(explorer, "02 memory", frame=[9, 14], window=[7], neighbours=[8], update=[False])
+    vidseg = VidSeg(backbone, Settings(context=ContextSettings(num_segments=1)))
+    with tempfile.TemporaryDirectory() as folder:
+        naming = Naming(vidseg, vidseg(cup.frames[:14]), folder)
+        report(naming, "02 naming", segment=[5, 9], num_segments=[6], frame=[4])
+
+
+def stages_3_and_4(backbone) -> None:
+    clip = correspondence.faster(generated_clip(40), 3)
+    read = context.read_features(backbone, clip.frames)
+    _, cells = context.named_cells(read, clip.labels[0], Settings())
+    window = correspondence.Window(clip, read.match, correspondence.with_noise(cells, 0.15))
+    explorer = correspondence.explore_track(window, RefineSettings())
+    report(explorer, "03 track", row=[4, 9], column=[8], frame=[5], majority=[0.3], anchor=["frame0"], precision=["cell"])
+    explorer = correspondence.explore_vote(window, RefineSettings())
+    report(explorer, "03 vote", frame=[3], max_jump=[0, 2, 6], majority=[0.2], anchor=["frame0"], on_jump=["drop"])
+    bench = upsampling.Bench(backbone, clip.frames[1], cells[1], clip.names, Settings())
+    explorer = upsampling.explore_modulation(bench)
+    report(explorer, "04 modulation", mask=[0, 1], damping=[0.2], strength=[1.0, 30.0], timestep=[20, 200])
+    labels, _ = bench.run(bench.settings.upsample)
+    explorer = upsampling.explore_borders(clip.frames[1], {"modulation": labels}, clip.labels[1])
+    report(explorer, "04 borders", row=[40], column=[100], width=[60])
+
+
+if __name__ == "__main__":
+    model = load_backbone("tiny")
+    stage_1(model)
+    stage_2(model)
+    stages_3_and_4(model)
