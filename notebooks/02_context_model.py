@@ -175,8 +175,8 @@ after = vs.sample_clip("box").frames[: n + 1]
 box = explore.read_features(backbone, after).context
 stories = {
     "an object arrives": explore.arrival(clip.frames, moving.context, clip.labels, 3),
-    "a cut": explore.cut_to(cup.frames[:n], features.context[:n], sample_clip("box").frames[: n + 1], box.context),
-    "there and back": explore.there_and_back(frames[:7], features.context[:7], sample_clip("box").frames[:7], box.context[:7]),
+    "a cut": explore.cut_to(cup.frames[:n], features.context[:n], after, box),
+    "there and back": explore.there_and_back(frames[:7], features.context[:7], after[:7], box[:7]),
 }
 memory = explore.explore_memory(stories, ContextSettings())
 memory.still(frame=14)
