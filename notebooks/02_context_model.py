@@ -159,7 +159,7 @@ show_table(np.array([*ious.values()]), list(ious), list(clip.names.values())[:3]
 # clusters are all there is.)
 
 # %%
-assert min(ious["cells"]) > 0.7, "a class has lost its name"
+assert min(ious["cells"]) > 0.6, "a class has lost its name"
 assert np.mean(ious["cells"]) > np.mean(ious["clusters"]) - 0.01 and (ious["cells"] > ious["clusters"] - 0.05).all()
 
 # %% [markdown]
@@ -183,7 +183,8 @@ memory.still(frame=14)
 
 # %% [markdown]
 # Right: how far each cell's nearest memory is. Below, its mean over the new thing and over the rest; a dotted line is a new window. Notice
-# the steps: within a window the tile is far from everything that is remembered; at the next window it is *known*, and the distance falls. But look
+# the last step: the tile is far from everything that is remembered, until a window in which it was well to be seen has gone into the memory (frame 20).
+# Then it is *known*, and the distance falls. But look
 # at its colour: it has the label of what it resembled most when it came. **The memory learns what it sees under the name it guessed.** No new
 # cluster is born here, in the paper's code or in ours; a large distance is how one could notice.
 #

@@ -93,9 +93,7 @@ def show_colouring(
     axes = figure.subplots(2, 3)
     panel(axes[0, 0], frame, "the frame")
     panel(axes[0, 1], blend(frame, enlarge(cells, size)), f"{len(np.unique(cells))} masks, in cells")
-    panel(
-        axes[0, 2], enlarge(passes, size), f"the pass of each: {count} passes", cmap="gray", vmin=-1, vmax=len(np.unique(cells))
-    )
+    panel(axes[0, 2], enlarge(passes, size), f"the pass of each: {count} passes", cmap="gray", vmin=-1, vmax=max(count - 1, 1))
     panel(axes[1, 0], blend(frame, labels), "labels")
     faded = (frame // 4 + 170).astype(np.uint8)
     panel(axes[1, 1], np.where(other[..., None], 0, faded).astype(np.uint8), f"otherwise than each alone: {other.mean():.1%}")
