@@ -164,7 +164,6 @@ BAD_OPTIONS = {
     "names": (["--names", "gone.txt"], ["gone.txt"]),
     "mask missing": (["--first-mask", "gone.png"], ["gone.png"]),
     "mask size": (["--first-mask", "MASK"], ["(9, 9)", "(96, 128)"]),
-    "mask classes": (["--first-mask", "CLASSES"], ["30 classes", "20 clusters"]),
 }
 
 
@@ -194,10 +193,9 @@ def test_bad_clips_get_a_sentence(tmp_path, images, frames, earlier, capsys, cas
 def test_bad_options_get_a_sentence(tmp_path, images, earlier, capsys, case):
     options, words = BAD_OPTIONS[case]
     write_mask(tmp_path / "MASK.png", mask_of(9, 9))
-    write_mask(tmp_path / "CLASSES.png", mask_of(96, 128, classes=30))
     (tmp_path / "LIST").write_text("[1]")
     options = [str(tmp_path / o) if o == "LIST" else o for o in options]
-    options = [str(tmp_path / f"{o}.png") if o in ("MASK", "CLASSES") else o for o in options]
+    options = [str(tmp_path / "MASK.png") if o == "MASK" else o for o in options]
     assert_refused(segment(images, earlier, *options, "--overwrite"), capsys.readouterr(), words)
 
 
