@@ -220,8 +220,8 @@ assert [before for *_, before in parts] == sorted((before for *_, before in part
 
 # %% [markdown]
 # ## Masks that share a pass: colouring
-# Twenty masks would still be twenty passes. But a mask is shifted in its own cells only, and answers mostly there. So masks that are *more than two cells apart*
-# can be shifted together, and each pixel's answer is given to the nearest of them (`separation=2`). Which go together is a colouring of a map: neighbours must
+# Twenty masks would still be twenty passes. But a mask is shifted in its own cells only, and answers mostly there. So masks that are *more than one cell apart*
+# can be shifted together, and each pixel's answer is given to the nearest of them (`separation=1`). Which go together is a colouring of a map: neighbours must
 # have different colours, and as few as possible are wanted (greedy: DSATUR, Brélaz 1979). **Question:** how many passes will the 20 clusters of this frame
 # need? And if we ask for no distance at all, 0 cells?
 
@@ -229,7 +229,7 @@ assert [before for *_, before in parts] == sorted((before for *_, before in part
 cup = sample_clip("cup")
 clusters, _ = named_cells(read_features(backbone, cup.frames[:5]), cup.masks[0], Settings())
 busy = explore.Bench(backbone, cup.frames[0], clusters[0], {}, Settings())
-runs = explore.colourings(busy, (0, 2, 8, None) if FAST else (0, 1, 2, 3, 4, 5, 6, 7, 8, None))
+runs = explore.colourings(busy, (0, 1, 8, None) if FAST else (0, 1, 2, 3, 4, 5, 6, 7, 8, None))
 colouring = explore.explore_colouring(busy, runs)
 colouring.still()
 
@@ -245,11 +245,11 @@ colouring
 by = {name: colouring.set(separation=name).shown for name in colouring.separation.options}
 for name, seen in by.items():
     print(f"{name:10} {seen['passes']:2} passes, {seen['agreement']:.1%} as each alone, {seen['seconds']:.2f} s")
-assert by["2 cells"]["agreement"] > 0.97 and by["2 cells"]["passes"] < 0.7 * by["each alone"]["passes"]
-assert by["0 cells"]["passes"] < by["2 cells"]["passes"] < by["8 cells"]["passes"] < by["each alone"]["passes"]
+assert by["1 cells"]["agreement"] > 0.97 and by["1 cells"]["passes"] < 0.7 * by["each alone"]["passes"]
+assert by["0 cells"]["passes"] < by["1 cells"]["passes"] < by["8 cells"]["passes"] < by["each alone"]["passes"]
 assert by["0 cells"]["passes"] == 1 and by["each alone"]["passes"] == len(np.unique(clusters[0]))
-assert by["0 cells"]["agreement"] < by["2 cells"]["agreement"] and own.separation == 2
-_ = colouring.set(separation="2 cells")
+assert by["0 cells"]["agreement"] < by["1 cells"]["agreement"] and own.separation == 1
+_ = colouring.set(separation="1 cells")
 
 # %% [markdown]
 # The time falls less than the number of passes, since encoding, decoding and comparing remain.
@@ -281,7 +281,7 @@ assert slow > 5 * seconds and (maps["reference"] == truth).mean() > 0.96
 # | `block` | cross-attention of the first of `up_blocks.1` | that of `up_blocks.2.attentions.1` | the modulated layer |
 # | `timestep` | 100 | 119 (step 22 of 25) | noise level of the modulated step |
 # | `strength` (λ) | 10 | 50 | how far the layer is pushed |
-# | `separation` | 2 | (each alone) | masks more than so many cells apart share a pass |
+# | `separation` | 1 | (each alone) | masks more than so many cells apart share a pass |
 # | `damping` | 0 | 0.7 | weight of the answer outside the coarse mask |
 # | `mask_blur` | 0.5 | 0 | blur of the enlarged mask, in cells: its border is wrong by about so much |
 # | `peak` | 0.99 | 1 | quantile of a mask's answer over the frame that counts as its full strength |
@@ -293,7 +293,7 @@ assert slow > 5 * seconds and (maps["reference"] == truth).mean() > 0.96
 # %%
 if MODEL == "tiny":
     assert (own.strategy, own.timestep, own.strength) == ("direct", 100, 10.0)
-assert (own.separation, own.damping, own.mask_blur, own.peak, own.blur_size, own.blur_sigma) == (2, 0.0, 0.5, 0.99, 5, 3.0)
+assert (own.separation, own.damping, own.mask_blur, own.peak, own.blur_size, own.blur_sigma) == (1, 0.0, 0.5, 0.99, 5, 3.0)
 paper = Settings.reference("sd21-base").upsample
 assert (paper.separation, paper.damping, paper.mask_blur, paper.peak) == (None, 0.7, 0.0, 1.0)
 assert (paper.strength, paper.guidance, paper.steps, paper.start_step) == (50.0, 5.0, 25, 22)

@@ -1,6 +1,7 @@
 """What the notebooks compute beside the stages, against closed forms; their explorers, driven from code on a small clip."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -78,7 +79,9 @@ def test_votes_repair_chance(sliding):
     disturbed = correspondence.with_noise(sliding.coarse, 0.2)
     assert 0.1 < (disturbed != sliding.coarse).mean() < 0.3 and set(np.unique(disturbed)) == {0, 1}
     window = correspondence.Window(sliding.clip, sliding.match, disturbed)
-    table = correspondence.compare_votes({"w": window}, {"vote": RefineSettings(precision="cell", majority=0.5)})
+    table = correspondence.compare_votes(
+        {"w": window}, {"vote": RefineSettings(method="tracks", precision="cell", majority=0.5)}
+    )
     assert table.shape == (1, 2) and table[0, 0] == (disturbed == sliding.truth).mean() and table[0, 1] > table[0, 0] + 0.05
 
 
@@ -110,13 +113,16 @@ def test_frame_by_frame_renumbers_without_regrouping(features):
 
 def test_memory_is_that_of_the_pipeline(backbone, clip, features):
     """Without refinement, the pipeline's coarse clusters; what is remembered is at distance 0."""
-    settings = Settings(context=CONTEXT, working_size=(96, 128), window=3, refine=RefineSettings(method="none"))
-    whole = VidSeg(backbone, settings)(clip.frames, keep=())
-    alone = context.run_memory(features.context, CONTEXT, 3)
-    assert (alone.labels == whole.clusters[0]).all()
-    assert alone.distance[:3].max() < 0.05 and alone.distance[3:].min() > 0.1
-    never = context.run_memory(features.context, CONTEXT, 3, update=False)
-    assert (never.labels[:3] == alone.labels[:3]).all()
+    kept = {}
+    for keeps in ("anchored", "window"):
+        how = replace(CONTEXT, memory=keeps)
+        settings = Settings(context=how, working_size=(96, 128), window=3, refine=RefineSettings(method="none"))
+        whole = VidSeg(backbone, settings)(clip.frames, keep=())
+        kept[keeps] = context.run_memory(features.context, CONTEXT, 3, keeps)
+        assert (kept[keeps].labels == whole.clusters[0]).all()
+        assert kept[keeps].distance[:3].max() < 0.05 and kept[keeps].distance[3:].min() > 0.1
+    first = context.run_memory(features.context, CONTEXT, 3, "first")
+    assert all((first.labels[:3] == k.labels[:3]).all() for k in kept.values())
 
 
 def test_explore_clusters(clip, features):

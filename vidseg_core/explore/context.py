@@ -218,7 +218,7 @@ def explore_memory(stories: Mapping[str, Story], settings: ContextSettings) -> E
         draw,
         story=choice("story", next(iter(stories)), list(stories)),
         keeps=choice("memory", settings.memory, list(KEEPS.items())),
-        window=slider("window", 5, 4, length // 2),
+        window=slider("window", min(5, length // 2), 2, length // 2),
         neighbours=levels("k", settings.neighbours, (1, 2, 4, 8, 16)),
         frame=slider("frame", 0, 0, length - 1, live=True),
     )

@@ -64,12 +64,14 @@ class Bench:
         owners = torch.tensor(answers.names)[:, None, None].expand(masks.shape)
         return score(answers.response, masks, owners, settings)
 
-    def decide(self, answers: Answers, scores: Float[Tensor, "n H W"]) -> tuple[Pixels, Float[np.ndarray, "H W"]]:
+    def decide(self, answers: Answers, scores: Float[Tensor, "n h w"]) -> tuple[Pixels, Float[np.ndarray, "H W"]]:
         """Labels, and by how much the winner leads the second."""
         labels = torch.from_numpy(enlarge(self.cells, self.frame.shape[:2]).astype(np.int16))
         best = torch.zeros(labels.shape)
         for name, map_ in zip(answers.names, scores, strict=True):
             claim(labels, best, torch.full(self.cells.shape, name), map_)
+        if scores.shape[1:] != best.shape:
+            scores = F.interpolate(scores[None], size=best.shape, mode="bilinear", align_corners=False)[0]
         first = scores.topk(min(2, len(scores)), dim=0).values
         return labels.numpy(), (first[0] - first[-1] * (len(scores) > 1)).numpy()
 
