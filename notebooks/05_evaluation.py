@@ -61,7 +61,7 @@ last = clip.num_frames - 1
 pictures.show_named_ways(clip.images[last], clip.labels[last], {k: w.labels[last] for k, w in ways.items()}, names)
 
 # %% [markdown]
-# Wrong pixels are black. Notice that the tile is wrong in all ways that take their names from frame 0: a name that is not in frame 0 cannot be given later. Notice
+# Wrong pixels are black. Notice that the tile (red) is wrong in all ways that take their names from frame 0: a name that is not in frame 0 cannot be given later. Notice
 # also how little Hungarian matching leaves of the background. It is one class and many clusters, and only one of them may have its name.
 
 # %%
@@ -161,8 +161,9 @@ pictures.show_scores(lines["cup"], ["mIoU", "accuracy", "F", "flicker"])
 pictures.show_scores(lines["box"], ["mIoU", "accuracy", "F", "flicker"])
 
 # %% [markdown]
-# Notice that the stages of VidSeg follow each other: pixels (`vidseg`) beat cells (`coarse`), most clearly in F. `frames` has the same features and loses, since each frame's clusters find
-# their names anew. Two clips with four scored frames each prove nothing about rivals that lie close together; for that, see the ablation below.
+# Notice that it takes both. `colour` has the context without the features, `frames` the features without the context, and both lose to VidSeg. Notice too that pixels (`vidseg`)
+# beat cells (`coarse`), most clearly in F, but masked modulation and bilinear enlarging lie close together, and on `box` so does propagation. Two clips with four scored frames
+# each prove nothing about rivals that lie so close; for that, see the ablation below.
 
 # %%
 for name, of in lines.items():
@@ -181,7 +182,7 @@ bars = {name: explore.class_scores(of) for name, of in results.items()}
 pictures.show_class_bars(bars, classes)
 
 # %% [markdown]
-# Notice that the large classes hardly differ between methods. The mean is decided by the small ones, above all by the hand, which moves most and changes its form.
+# Notice that on `cup` the wall is nearly the same for all methods. The cup and the hand decide, which are small and move; on `box` it is the hand.
 
 # %%
 for name, of in bars.items():
@@ -198,7 +199,7 @@ worst = explore.worst_frames(results, 4)
 pictures.show_gallery(explore.gallery(results, 4))
 
 # %% [markdown]
-# Then look yourself. Choose clip, method and measure; drag the slider, or click on the curve to choose a frame.
+# Then look yourself. The third picture has the wrong pixels in the dark colour of their true class. Choose clip, method and measure; drag the slider, or click on the curve to choose a frame.
 
 # %%
 failures = explore.explore_failures(results)
@@ -229,7 +230,7 @@ pictures.show_gains(tables, "mIoU", explore.availability(tables))
 
 # %% [markdown]
 # Each point is the gain over the row that the group is compared with: *stages* over "modulation off: bilinear" or the coarse cells, λ over all stages, the other
-# groups over the coarse cells. A tick at 0 is that row itself. Left of 0 a change does harm: "off" rows *should* lie there if the stage helps. The same for the outlines:
+# groups over the coarse cells. A hollow point is that row itself. Left of 0 a change does harm: "off" rows *should* lie there if the stage helps. The same for the outlines:
 
 # %%
 pictures.show_gains(tables, "F", explore.availability(tables))

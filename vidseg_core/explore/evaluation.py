@@ -33,7 +33,7 @@ COMMAND = "python benchmarks/ablation.py --camvid DIR --davis DIR"
 PUBLISHED = (
     ("VidSeg with SVD, the paper's (second-hand)", "VSPW val", "frame 0", 53.2, 89.3),
     ("VidSeg, the paper's best (second-hand)", "VSPW val", "frame 0", 60.6, None),
-    ("EmerDiff, SD 2.1, frame by frame (second-hand)", "VSPW val", "frame 0", 43.4, 68.9),
+    ("EmerDiff, SD 2.1, frame by frame (second-hand)", "VSPW val", "not checked", 43.4, 68.9),
     ("DVIS++, supervised (second-hand)", "VSPW val", "training on labels", 63.8, None),
 )  # fmt: skip
 """(method, set, where names come from, mIoU, mVC8) in percent. Second-hand: not checked in the paper itself."""

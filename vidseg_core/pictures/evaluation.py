@@ -7,18 +7,14 @@ import numpy as np
 from jaxtyping import Float, Integer, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from vidseg_core.metrics import VOID
 from vidseg_core.viz import PALETTE, Drawing, blend, legend, panel
 
 Frame = UInt8[np.ndarray, "H W 3"]
 Labels = Integer[np.ndarray, "H W"]
-GROUPS = {
-    "stages": "stages", "clusters": "K", "neighbours": "neighbours", "strength": "λ", "blocks": "blocks",
-    "timestep": "timestep",
-}  # fmt: skip
-"""Groups of the ablation's rows, in the order of the figure, and what stands beside them."""
+GROUPS = ("stages", "clusters", "neighbours", "strength", "blocks", "timestep")
+"""Groups of the ablation's rows, in the order of the figure."""
 
 
 def with_errors(frame: Frame, labels: Labels, truth: Labels) -> Frame:
@@ -101,14 +97,16 @@ def show_failure(
     place: int,
     names: Mapping[int, str],
 ) -> Figure:
-    """A frame's truth, its labels and its wrong pixels; below a measure of each method over the labelled frames, the chosen one
-    thick, `place` marked. Panel "curve" takes clicks, x in numbers of labelled frames."""
+    """A frame's truth, its labels, and its wrong pixels in the dark colour of their true class.
+
+    Below a measure of each method over the labelled frames, the chosen one thick, `place` marked. Panel "curve" takes clicks,
+    x in numbers of labelled frames."""
     figure = Drawing(figsize=(9, 5.2), layout="constrained")
     grid = figure.add_gridspec(2, 3, height_ratios=(1.25, 1))
     faded = (frame // 4 + 170).astype(np.uint8)
     wrong = (labels != truth) & (truth != VOID)
     pictures = blend(frame, truth), blend(frame, labels), np.where(wrong[..., None], PALETTE[truth] // 2, faded)
-    titles = "the truth", f"{method}: labels", f"wrong: {wrong.mean():.1%}, in the dark colour of the truth"
+    titles = "the truth", method, f"{wrong.mean():.1%} wrong"
     for k, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
         panel(figure.add_subplot(grid[0, k]), picture.astype(np.uint8), title)
     axes = figure.add_subplot(grid[1, :])
@@ -122,7 +120,7 @@ def show_failure(
     axes.set_xticks(range(len(next(iter(curves.values())))))
     axes.set_xlabel("labelled frame (click to choose)", fontsize=9)
     axes.set_ylabel(f"{metric}, %", fontsize=9)
-    axes.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.legend(fontsize=9, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(curves))
     axes.spines[["top", "right"]].set_visible(False)
     legend(figure, [truth], names)
     return figure
@@ -141,8 +139,6 @@ def show_gains(tables: Mapping[str, Sequence[Mapping[str, str | float]]], metric
     for axes, (name, table) in zip(figure.subplots(1, len(tables), sharey=True, squeeze=False)[0], tables.items(), strict=True):
         _gains(axes, {(line["group"], line["row"]): line for line in table}, keys, metric)
         axes.set_title(name, fontsize=10)
-    handles = [Patch(color="0.35", label="mean and standard error over clips")]
-    figure.legend(handles=handles, loc="outside lower center", fontsize=9, frameon=False)
     return figure
 
 
@@ -152,7 +148,7 @@ def _gains(axes: Axes, lines: Mapping, keys: Sequence[tuple[str, str]], metric: 
         line = lines.get(key, {})
         gain, error = (100 * float(line.get(f"{metric} gain{end}", np.nan)) for end in ("", " error"))
         if np.isnan(gain):
-            axes.plot(0, y, "|", color="0.35")  # a row that is compared with itself
+            axes.plot(0, y, "o", color="0.2", markersize=5, markerfacecolor="white")  # a row that is compared with itself
         else:
             axes.errorbar(gain, y, xerr=np.nan_to_num(error), fmt="o", color="0.2", markersize=4, capsize=2, linewidth=1.2)
     starts = [i for i in range(1, len(keys)) if keys[i][0] != keys[i - 1][0]]
@@ -161,7 +157,7 @@ def _gains(axes: Axes, lines: Mapping, keys: Sequence[tuple[str, str]], metric: 
     axes.axvline(0, color="0.5", linewidth=0.8)
     axes.set_yticks(at, [_short(group, row) for group, row in keys], fontsize=9)
     axes.set_ylim(-0.7, len(keys) - 0.3)
-    axes.set_xlabel(f"gain in {metric}, percent points", fontsize=9)
+    axes.set_xlabel(f"gain in {metric}, percent points ± standard error", fontsize=9)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(left=False)
 
