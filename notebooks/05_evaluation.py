@@ -162,8 +162,8 @@ pictures.show_scores(lines["box"], ["mIoU", "accuracy", "F", "flicker"])
 
 # %% [markdown]
 # Notice that it takes both. `colour` has the context without the features, `frames` the features without the context, and both lose to VidSeg. Notice too that pixels (`vidseg`)
-# beat cells (`coarse`), most clearly in F, but masked modulation and bilinear enlarging lie close together, and on `box` so does propagation. Two clips with four scored frames
-# each prove nothing about rivals that lie so close; for that, see the ablation below.
+# beat cells (`coarse`), most clearly in F, while masked modulation and bilinear enlarging lie close together. Propagation is the rival to watch: it loses or wins with the clip and
+# with the distance between frames, since it looks for a thing only near its last place (compare the two profiles). Two clips with four scored frames each cannot settle it.
 
 # %%
 for name, of in lines.items():
@@ -243,7 +243,7 @@ for name, table in tables.items():
     default = explore.find_row(table, "lambda = 10", "strength")
     assert np.isclose(default["mIoU"], full["mIoU"], atol=1e-4) and default["mIoU gain"] == 0, "the same setting twice"
     alone = explore.find_row(table, "modulation, refinement and context off")
-    print(f"{name}: stages 2 to 4 bring {100 * (full['mIoU'] - alone['mIoU']):.1f} points of mIoU over frame by frame")
+    print(f"{name}: context, refinement and modulation bring {100 * (full['mIoU'] - alone['mIoU']):.1f} points of mIoU")
 
 # %% [markdown]
 # ## The published numbers beside ours

@@ -101,7 +101,7 @@ def show_failure(
 
     Below a measure of each method over the labelled frames, the chosen one thick, `place` marked. Panel "curve" takes clicks,
     x in numbers of labelled frames."""
-    figure = Drawing(figsize=(9, 5.2), layout="constrained")
+    figure = Drawing(figsize=(9, 5.6), layout="constrained")
     grid = figure.add_gridspec(2, 3, height_ratios=(1.25, 1))
     faded = (frame // 4 + 170).astype(np.uint8)
     wrong = (labels != truth) & (truth != VOID)
