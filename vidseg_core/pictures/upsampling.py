@@ -21,7 +21,7 @@ def show_modulation(
     plus: Colours,
     minus: Colours,
     response: Float[np.ndarray, "a b"],
-    score: Map,
+    score: Float[np.ndarray, "a b"],
     labels: Integer[np.ndarray, "H W"],
     names: Mapping[int, str],
 ) -> Figure:
