@@ -243,7 +243,9 @@ def test_it_goes_on_behind_the_last_whole_window(video, whole, stopped, monkeypa
     monkeypatch.setattr(VidSeg, "stream", lambda self, *args: begun.append(args[-1]) or stream(self, *args))
     assert segment(video, stopped, "--resume") == 0
     assert begun == [6] and torch.get_num_threads() == threads
-    assert capsys.readouterr().err.startswith("6 frames are done: going on from there\nsegmented 8 of 12 frames\n")
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "6 frames are done: going on from there"
+    assert all(int(line.split()[1]) > 6 for line in said[1:]), "progress counts what was done before"
     assert_done(stopped, whole)
     record = json.loads((stopped / "run.json").read_text())
     assert set(first) == set(record["seconds"]) == {"features", "context", "refine", "upsample"}
