@@ -59,6 +59,7 @@ unit: install
 	$(BIN)/python -m pytest
 
 test-full: install
+	$(BIN)/python -m pytest -m long tests
 	$(BIN)/python -m pytest tests/full
 
 bench: install

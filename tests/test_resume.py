@@ -445,7 +445,7 @@ print(status, peak.split()[1])
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process's memory is read from /proc")
 def test_memory_does_not_grow_with_the_clip(tmp_path):
     """Of 2000 frames held, the frames alone would be 115 MB, their labels 77 MB or more."""
