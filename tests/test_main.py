@@ -225,6 +225,18 @@ def test_ctrl_c_leaves_nothing_broken(tmp_path, earlier):
     assert process.returncode == 130 and "stopped; nothing was written" in error and "Traceback" not in error
 
 
+def test_ctrl_c_amid_an_import_ends_with_the_same_status(tmp_path):
+    """dataclass and namedtuple call exec() as modules are imported; `python -m` remembers an interrupt that passed one."""
+    (tmp_path / "interrupted.py").write_text(
+        "import sys\nfrom vidseg_core import __main__ as command\n"
+        "command.models.__code__ = (lambda options: exec('raise KeyboardInterrupt')).__code__\n"
+        "sys.exit(command.main(['models']))\n"
+    )
+    command = [sys.executable, "-m", "interrupted"]
+    done = subprocess.run(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == 130 and "stopped" in done.stderr
+
+
 def test_a_result_never_replaces_its_own_input(tmp_path, images, capsys):
     assert segment(images, tmp_path / "out") == 0
     mask = tmp_path / "out" / "masks" / "00000.png"

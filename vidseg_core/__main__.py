@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"vidseg: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
+        exec("")  # else CPython ends by SIGINT, not by our status, if the interrupt passed an exec(), as imports have them
         kept = str(stop) or "nothing was written, and what stood there is as it was"
         print(f"\nvidseg: stopped; {kept}", file=sys.stderr)
         return 130
