@@ -100,7 +100,8 @@ SD15 = replace(
 SVD = Model(
     name="svd", sources=("stabilityai/stable-video-diffusion-img2vid",), licence="Stable Video Diffusion Community",
     native=(576, 1024), family="video", prediction="v_prediction", parameters=(1525, 730),
-    memory_gb=(8, 14), blocks=SD_BLOCKS, match_blocks=SD_BLOCKS[1:2], modulated="up_blocks.2.attentions.2.transformer_blocks.0.attn1",
+    memory_gb=(8, 14), blocks=SD_BLOCKS, match_blocks=SD_BLOCKS[1:2],
+    modulated="up_blocks.2.attentions.2.transformer_blocks.0.attn1",
     feature_timestep=-1.553652, modulation_timestep=0.060379, strength=50.0, start_step=17, blend_until=24, guidance=(1.0, 2.5),
     note="accept its licence on the hub first",
 )  # fmt: skip
