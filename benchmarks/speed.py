@@ -1,6 +1,6 @@
 """Seconds per stage and peak memory for 48 frames of the cup clip at 320x240.
 
-python benchmarks/speed.py [--frames 48] [--segments 8] [--first-mask]
+python benchmarks/speed.py [--frames 48] [--segments 8] [--first-mask] [--dtype bfloat16]
 """
 
 import argparse
@@ -18,9 +18,10 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=48)
     parser.add_argument("--segments", type=int, default=8)
     parser.add_argument("--first-mask", action="store_true", help="three classes from the first mask instead of segments")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     options = parser.parse_args()
     clip, started = sample_clip("cup"), time.perf_counter()
-    backbone = load_backbone("tiny")
+    backbone = load_backbone("tiny", dtype=options.dtype)
     print(f"{'load':10} {time.perf_counter() - started:7.2f} s, imports of diffusers included")
     segments = None if options.first_mask else options.segments
     vidseg = VidSeg(backbone, Settings(context=ContextSettings(num_segments=segments)))
