@@ -41,7 +41,7 @@ from vidseg_core.viz import enlarge
 
 SCORES = ("mIoU", "accuracy", "F", "stability", "seam stability", "mVC8")
 CLUSTERS = {"camvid": 20, "davis": 8}
-GROUPS = ("stages", "clusters", "neighbours", "strength", "blocks", "timestep")
+GROUPS = ("stages", "clusters", "neighbours", "strength", "passes", "blocks", "timestep")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -82,10 +82,15 @@ def rows(base: Settings, backbone: Backbone) -> Iterator[Row]:
     for count in (1, 2, 4, 8, 16):
         context = replace(base.context, neighbours=count)
         yield Row("neighbours", f"k = {count}", replace(off, context=context), "coarse", coarse)
+    context = replace(base.context, weights="uniform")
+    yield Row("neighbours", f"k = {context.neighbours}, equal votes", replace(off, context=context), "coarse", coarse)
     for factor in (0.3, 1.0, 3.0):
         changed = replace(base.upsample, strength=base.upsample.strength * factor)
         name = f"lambda = {changed.strength:g}"
         yield Row("strength", name, replace(base, upsample=changed), "full", "all stages, pixels")
+    for name, separation in {"each mask alone": None, "masks 1 cell apart share a pass": 1, "all share one": 0}.items():
+        changed = replace(base.upsample, separation=separation)
+        yield Row("passes", name, replace(base, upsample=changed), "full", "all stages, pixels")
     for name, blocks in single_blocks(base, backbone).items():
         features = replace(base.features, blocks=blocks)
         yield Row("blocks", name, replace(off, features=features), "coarse", coarse)
@@ -131,7 +136,7 @@ class Shared:
 
 def measure(row: Row, clip: AnyClip, dataset: Dataset, shared: Shared, seed: int) -> Tally:
     """The tally of one row on one clip; `seed` is that of the clustering."""
-    settings, meter = replace(row.settings, seed=seed), Meter(len(dataset.classes), dataset.official_vc)
+    settings, meter = replace(row.settings, seed=seed), Meter(len(dataset.classes), dataset.official_vc, dataset.objects)
     predicted = shared.cells(replace(settings, upsample=UpsampleSettings()), row.frame_by_frame)
     for frames, window in zip(windows(clip.read(0), settings.window), predicted, strict=True):
         cells = window.maps["coarse" if row.stage == "coarse" or row.frame_by_frame else "refined"]
@@ -284,7 +289,7 @@ def describe(dataset: Dataset, base: Settings) -> str:
     return (
         f"{dataset.name}, {len(dataset.clips)} clips with {frames} frames in all, K = {base.context.num_clusters}. In percent, "
         "mean over clips ± standard error; in brackets the difference, clip by clip, from 'modulation off: bilinear' (stages), "
-        "'coarse cells' (clusters, neighbours, blocks, timestep) or 'all stages, pixels' (strength)."
+        "'coarse cells' (clusters, neighbours, blocks, timestep) or 'all stages, pixels' (strength, passes)."
     )
 
 

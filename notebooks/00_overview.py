@@ -90,8 +90,8 @@ print({stage: f"{seconds:.1f} s" for stage, seconds in result.timings.items()})
 #    and the model's UNet is asked to remove it. While it does, we read the *queries* of its self-attention. There is one for each
 #    *cell*, a square of 8 x 8 pixels. The panel shows their three main directions (PCA) as red, green and blue.
 # 2. **Scene context model** (vectors in; one label a cell out). K-means on the first window of 14 frames finds what the scene consists
-#    of, and these cells with their labels are remembered. From then on, each cell gets the label that most of its four nearest
-#    neighbours among the remembered ones have. After each window the memory moves on: one half stays what the clip began with, the other
+#    of, and these cells with their labels are remembered. From then on, each cell gets the label that its four nearest
+#    neighbours among the remembered ones vote for, a near one more than a far one. After each window the memory moves on: one half stays what the clip began with, the other
 #    becomes that window. (In the paper all of it becomes that window.)
 # 3. **Correspondences** (labels and vectors in; better labels out). The cells around each cell, in this frame and in those just before and after
 #    it, vote on its label, the more similar their vectors the stronger. (In the paper the cells along a *track* vote, which follows the cell

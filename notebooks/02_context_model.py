@@ -112,8 +112,8 @@ flicker.still()
 # - **K-means alone** (dotted): the numbers are drawn anew in each frame, so colours jump.
 # - **Numbers matched** (dashed): each cluster takes the number of the cluster that it overlaps most with in the frame before (Kuhn 1955). Better,
 #   but the *borders* between clusters jump too: two groupings of the same scene can be equally good for K-means.
-# - **Context model** (solid): K-means once, on all frames together; then every cell takes the label that most of its k nearest
-#   remembered cells have (k-NN, Cover and Hart 1967; k = 4 as in the paper).
+# - **Context model** (solid): K-means once, on all frames together; then every cell takes the label that its k nearest
+#   remembered cells vote for (k-NN, Cover and Hart 1967; k = 4 as in the paper), each with 1 / its distance (Dudani 1976; in the paper each counts the same).
 #
 # Change K, and where the strip begins. (K runs K-means for every frame and the k-NN, which may take longer than half a second.)
 
@@ -286,6 +286,7 @@ assert min(scores) > 0.5
 # | `num_clusters` (K) | 20 | 20 | too few: small things vanish in the background; too many: each thing in pieces |
 # | `restarts` | 3 | 10 | runs of K-means, of which the best is kept |
 # | `neighbours` (k) | 4 | 4 | votes for a cell: more is smoother, and loses what is small |
+# | `weights` | distance | uniform | whether a near neighbour counts more than a far one: with equal votes small things lose |
 # | `max_context` | 4,096 | all | remembered cells, drawn in proportion to the labels: bounds time and memory |
 # | `num_segments` | none | (has a mask) | where the merge tree is cut, in runs without a mask |
 # | `window` (`Settings`) | 14 | 14 | frames that are clustered first, and after which the memory moves on |
@@ -293,10 +294,14 @@ assert min(scores) > 0.5
 # %%
 s = Settings()
 own = s.context.num_clusters, s.context.restarts, s.context.neighbours, s.context.max_context, s.window
-assert own == (20, 3, 4, 4096, 14) and (s.context.naming, s.context.memory) == ("cells", "anchored")
+assert own == (20, 3, 4, 4096, 14) and (s.context.naming, s.context.memory, s.context.weights) == (
+    "cells",
+    "anchored",
+    "distance",
+)
 reference = Settings.reference(MODEL).context
 assert (reference.num_clusters, reference.restarts, reference.neighbours, reference.max_context) == (20, 10, 4, None)
-assert (reference.naming, reference.memory) == ("clusters", "window")
+assert (reference.naming, reference.memory, reference.weights) == ("clusters", "window", "uniform")
 
 # %% [markdown]
 # ## Summary

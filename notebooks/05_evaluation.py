@@ -229,8 +229,8 @@ print(explore.availability(tables))
 pictures.show_gains(tables, "mIoU", explore.availability(tables))
 
 # %% [markdown]
-# Each point is the gain over the row that the group is compared with: *stages* over "modulation off: bilinear" or the coarse cells, λ over all stages, the other
-# groups over the coarse cells. A hollow point is that row itself. Left of 0 a change does harm: "off" rows *should* lie there if the stage helps. The same for the outlines:
+# Each point is the gain over the row that the group is compared with: *stages* over "modulation off: bilinear" or the coarse cells, λ and *passes* (which masks share one) over all
+# stages, the other groups over the coarse cells. A hollow point is that row itself. Left of 0 a change does harm: "off" rows *should* lie there if the stage helps. The same for the outlines:
 
 # %%
 pictures.show_gains(tables, "F", explore.availability(tables))

@@ -69,6 +69,8 @@ class TrainSettings:
     """Steps at the start in which only the alignment head learns, when weights are given: it is new and they are not."""
     head_lr_factor: float = 3.0
     """The head is two 1x1 convolutions without normalisation: it bears a higher rate, and must not lag behind."""
+    query_lr_factor: float = 1.0
+    """For the tapped queries and the keys beside them: what is measured is linear in them, and above 1 they follow faster."""
     weight_decay: float = 1e-2
     clip: float = 1.0
     """Largest norm of the gradient."""
@@ -242,12 +244,17 @@ def sample_map(features: Tensor, x: Tensor, y: Tensor, stride: float) -> Tensor:
 # -------------------------------------------------------------------------------------------------------------- losses
 
 
+def tapped_attentions(unet: UNet2DConditionModel) -> nn.ModuleList:
+    """The decoder's attention blocks at 1/8 of the image, whose self-attention queries are the features."""
+    return unet.up_blocks[1].attentions
+
+
 class Taps:
     """The tapped queries of the last forward pass."""
 
     def __init__(self, unet: UNet2DConditionModel):
         self.found: dict[int, Tensor] = {}
-        for n, attention in enumerate(unet.up_blocks[1].attentions):
+        for n, attention in enumerate(tapped_attentions(unet)):
             attention.transformer_blocks[0].attn1.to_q.register_forward_hook(lambda m, i, o, n=n: self.found.update({n: o}))
 
     def map(self, grid: tuple[int, int]) -> Tensor:
@@ -336,9 +343,12 @@ def start(settings: TrainSettings, channels: list[int], init: Path | None) -> Ru
     unet = unet.to(memory_format=torch.channels_last).train()
     average = UNet2DConditionModel.from_config(config).eval().requires_grad_(False)
     average.load_state_dict(unet.state_dict())
-    width = sum(a.transformer_blocks[0].attn1.to_q.out_features for a in unet.up_blocks[1].attentions)
+    width = sum(a.transformer_blocks[0].attn1.to_q.out_features for a in tapped_attentions(unet))
     head = make_head(width, max(1, sum(channels)))
-    groups = [{"params": unet.parameters(), "factor": 1.0}, {"params": head.parameters(), "factor": settings.head_lr_factor}]
+    tapped = [getattr(a.transformer_blocks[0].attn1, name).weight for a in tapped_attentions(unet) for name in ("to_q", "to_k")]
+    rest = [p for p in unet.parameters() if all(p is not t for t in tapped)]
+    groups = [{"params": rest, "factor": 1.0}, {"params": tapped, "factor": settings.query_lr_factor},
+              {"params": head.parameters(), "factor": settings.head_lr_factor}]  # fmt: skip
     optimizer = torch.optim.AdamW(groups, settings.lr, betas=(0.9, 0.99), weight_decay=settings.weight_decay)
     noise = torch.Generator().manual_seed(settings.seed)
     return Run(unet, average, head, optimizer, np.random.default_rng(settings.seed), noise)

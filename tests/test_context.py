@@ -70,15 +70,25 @@ def test_one_cluster(tokens):
     assert merge_order(found).shape == (0, 2) and cut_merges(merge_order(found), None).tolist() == [0]
 
 
+@pytest.mark.parametrize("weights", ["uniform", "distance"])
 @pytest.mark.parametrize("neighbours", [1, 4, 5])
-def test_knn_equals_scikit_learns(tokens, neighbours):
-    """Integer-valued labels with many ties: the smallest label wins, as there."""
+def test_knn_equals_scikit_learns(tokens, neighbours, weights):
+    """Integer-valued labels with many ties, where the smallest label wins, and tokens that are in the context themselves."""
     labels = torch.from_numpy(np.random.default_rng(1).integers(0, 5, len(tokens)))
-    context = SceneContext(ContextSettings(neighbours=neighbours, max_context=None))
+    context = SceneContext(ContextSettings(neighbours=neighbours, weights=weights, max_context=None))
     context.update(tokens[:600].reshape(1, 20, 30, 8), labels[:600].reshape(1, 20, 30))
     ours = context.predict(tokens.reshape(1, 30, 40, 8)).flatten().numpy()
-    theirs = KNeighborsClassifier(neighbours).fit(tokens[:600].numpy(), labels[:600].numpy()).predict(tokens.numpy())
-    assert (ours == theirs).all()
+    knn = KNeighborsClassifier(neighbours, weights=weights).fit(tokens[:600].numpy(), labels[:600].numpy())
+    assert (ours == knn.predict(tokens.numpy())).all()
+
+
+def test_one_near_cell_outvotes_three_far_ones():
+    """By distance 1/0.1 against 3/1; by count 1 against 3."""
+    known = torch.tensor([[0.1, 0.0], [1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    for weights, expected in (("distance", 7), ("uniform", 2)):
+        context = SceneContext(ContextSettings(weights=weights, neighbours=4))
+        context.open(known, torch.tensor([7, 2, 2, 2]))
+        assert context.predict(torch.zeros(1, 1, 1, 2)).item() == expected
 
 
 def test_context_is_replaced_by_the_last_window(tokens):

@@ -151,6 +151,21 @@ def test_davis_2016_as_it_was_first_distributed(davis):
     assert [c.name for c in dataset.clips] == ["bear"] and ends(dataset.clips[0].truth(0)) == (0, 1)
 
 
+def test_labels_stand_upright_as_their_frames_do(tmp_path):
+    """A phone's portrait photo: the pixels lie on their side, and a note says how to turn them."""
+    (tmp_path / "frames").mkdir()
+    exif = Image.Exif()
+    for suffix in ("jpg", "png"):
+        exif[274] = 6
+        Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(tmp_path / "frames" / f"{suffix}.{suffix}", exif=exif)
+        image(tmp_path / "labels" / f"{suffix}.png", halves(0, 1, SIZE[::-1]))
+    clip = open_dataset("folder", tmp_path).clips[0]
+    assert [clip.truth(n).shape for n in range(2)] == [frame.shape[:2] for frame in clip.frames] == [SIZE[::-1]] * 2
+    image(tmp_path / "labels" / "jpg.png", halves(0, 1))
+    with pytest.raises(InputError, match=r"is 32x24 pixels, but its frame jpg\.jpg is 24x32"):
+        clip.truth(0)
+
+
 @pytest.fixture
 def folder(tmp_path):
     for n in (1, 2, 10):

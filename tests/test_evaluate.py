@@ -5,23 +5,30 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import numpy as np
+import psutil
 import pytest
+import torch
+from families import small
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from vidseg_core import ContextSettings, InputError, Settings, generated_clip, scoring
+from vidseg_core import ContextSettings, InputError, Settings, VidSeg, generated_clip, load_backbone, scoring, weights
 from vidseg_core.__main__ import main
 from vidseg_core.baselines import Predicted
 from vidseg_core.datasets import open_dataset
-from vidseg_core.evaluate import Evaluation
+from vidseg_core.evaluate import Evaluation, digest_of
 from vidseg_core.labelled import Dataset, LabelledArrays
 from vidseg_core.metrics import confusion, mean_iou, stable_pixels
+from vidseg_core.registry import data_folder
 from vidseg_core.report import clip_scores, spread, total_scores
+from vidseg_core.results import write_mask
 from vidseg_core.tally import Meter, Tally
 from vidseg_core.workers import pick_device
 
@@ -144,6 +151,38 @@ def test_stopped_at_any_write_it_gives_the_same_table(method, moments, root, who
         assert not list(out.rglob("*.partial*")) and not list(out.rglob("state-*"))
 
 
+def test_what_is_left_of_the_very_first_write_is_no_obstacle(root, whole, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".run.0123abcd.partial.json").write_text("{")
+    run(root, out)
+    assert tables(out) == whole and not list(out.rglob("*.partial*"))
+
+
+def test_states_of_windows_that_another_process_has_made_stay(tmp_path):
+    store, maps = scoring.Store(tmp_path, "a"), {"full": np.zeros((3, 2, 2), np.uint8)}
+    for start in (0, 3, 0):  # the last by a process that is behind
+        store.write(start, maps, {}, "{}")
+    assert [path.name for path in sorted(store.folder.glob("state-*"))] == ["state-000000.npz", "state-000003.npz"]
+    store.write(6, maps, {}, "{}")
+    assert [path.name for path in store.folder.glob("state-*")] == ["state-000006.npz"]
+
+
+def test_it_goes_on_behind_the_newest_window_that_has_a_state(root, tmp_path, monkeypatch):
+    """Of clip a with windows at 0, 3 and 6 the last state is gone: 6 is made again, not all of it."""
+    out, write, clean = tmp_path / "out", scoring.Store.write, scoring.Store.clean
+    run(root, tmp_path / "whole", "bilinear")
+    monkeypatch.setattr(scoring.Store, "clean", lambda *_: None)
+    run(root, out, "bilinear")
+    (out / "clips" / "a.json").unlink()
+    (out / "windows" / "a" / "state-000006.npz").unlink()
+    written = []
+    monkeypatch.setattr(scoring.Store, "clean", clean)
+    monkeypatch.setattr(scoring.Store, "write", lambda self, start, *more: (written.append(start), write(self, start, *more)))
+    run(root, out, "bilinear")
+    assert written == [6] and tables(out) == tables(tmp_path / "whole")
+
+
 def test_a_finished_evaluation_is_read_back(root, tmp_path, monkeypatch):
     run(root, tmp_path / "out", "kmeans")
     before, told = tables(tmp_path / "out"), []
@@ -200,6 +239,26 @@ def test_without_dask_there_are_processes(root, whole, tmp_path, monkeypatch):
         run(root, tmp_path / "other", scheduler="tcp://127.0.0.1:1")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere a process does not learn that its parent is gone")
+def test_a_worker_ends_with_the_process_that_it_works_for(tmp_path):
+    script = "import os, time; from vidseg_core.workers import own_pool; pool = own_pool(1); pool.submit(time.sleep, 60); "
+    script += "print(next(iter(pool._processes)), flush=True); time.sleep(60)"
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    worker = psutil.Process(int(parent.stdout.readline()))
+    while worker.num_threads() < 2 and worker.cpu_times().user < 30:  # it is starting
+        time.sleep(0.05)
+    time.sleep(2)
+    parent.kill()
+    parent.wait()
+    until = time.monotonic() + 20
+    while worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE and time.monotonic() < until:
+        time.sleep(0.1)
+    gone = not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+    if not gone:
+        worker.kill()
+    assert gone
+
+
 def test_one_worker_a_gpu():
     assert [pick_device(None, n, 2) for n in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
     assert pick_device(None, 1, 0) is None and pick_device("cpu", 1, 2) == "cpu" and pick_device("cuda", 1, 2) == "cuda:1"
@@ -227,10 +286,10 @@ def score(monkeypatch, tmp_path, truth, labels, protocol, classes=3, tell=lambda
     truth = truth if isinstance(truth, dict) else dict(enumerate(truth))
     frames = np.zeros((len(labels), *labels.shape[1:], 3), np.uint8)
     made = MadeUp(labels)
-    monkeypatch.setattr(scoring, "_method", lambda *_: (made, "abc"))
-    dataset = Dataset(
-        "made up", tuple("abcdefgh"[:classes]), (LabelledArrays("clip", frames, truth, **clip),), protocol=protocol
-    )
+    monkeypatch.setattr(scoring, "_method", lambda *_: (made, {"weights": "abc"}))
+    objects = clip.pop("objects", False)
+    clips = (LabelledArrays("clip", frames, truth, **clip),)
+    dataset = Dataset("made up", tuple("abcdefgh"[:classes]), clips, protocol=protocol, objects=objects)
     Evaluation(dataset, settings=QUICK).run(tmp_path / "out", tell=tell)
     result = json.loads((tmp_path / "out" / "clips" / "clip.json").read_text())
     return Tally.from_dict(result["stages"]["full"]), made
@@ -365,6 +424,16 @@ def test_scores_of_objects_are_davis():
     assert np.isnan(spread([first], False)["mIoU"][1])
 
 
+def test_an_object_that_leaves_is_scored_in_every_frame(monkeypatch, tmp_path):
+    truth = np.zeros((4, 20, 24), int)
+    truth[:, 5:12, 5:12], truth[0, 14:18, 14:20] = 1, 2
+    labels = truth.copy()
+    labels[2, 14:18, 14:20] = 2
+    tally, _ = score(monkeypatch, tmp_path, truth, labels, "first", objects=True, given_only=True)
+    scores = json.loads((tmp_path / "out" / "results.json").read_text())["stages"]["full"]["scores"]
+    assert scores["J"] == scores["F"] == pytest.approx((1 + 2 / 3) / 2) and tally.region[2].tolist() == [2, 3]
+
+
 def test_restart_makes_every_window_a_clip(root, tmp_path):
     Evaluation(open_dataset("folder", root), method="kmeans", settings=QUICK, restart=True).run(tmp_path / "out")
     rows = list(csv.DictReader((tmp_path / "out" / "results.csv").open()))
@@ -388,13 +457,57 @@ def test_another_evaluation_is_not_gone_on_with(root, tmp_path, monkeypatch):
         with pytest.raises(InputError, match=match):
             Evaluation(dataset, str(root), **how).run(out)
     fewer = dataclasses.replace(dataset, clips=dataset.clips[:2])
-    with pytest.raises(InputError, match=r"clips\.c = \[6, 6\], not null"):
+    with pytest.raises(InputError, match=r"clips\.c = {\"frames\": 6, \"labels\": 6, \"files\": .*, not null"):
         Evaluation(fewer, str(root), "kmeans", settings=QUICK).run(out)
     (out / "clips" / "b.json").unlink()
     method = scoring._method
-    monkeypatch.setattr(scoring, "_method", lambda *args: (method(*args)[0], "other weights"))
-    with pytest.raises(InputError, match=r"begun with other weights of tiny"):
-        run(root, out, "kmeans")
+    for key, other, match in (
+        ("weights", "other weights", "other weights of tiny"), ("device", "cuda", "device cpu, not cuda"),
+        ("dtype", "float16", "dtype float32, not float16"),
+    ):  # fmt: skip
+        monkeypatch.setattr(scoring, "_method", lambda *args, new={key: other}: (method(*args)[0], method(*args)[1] | new))
+        with pytest.raises(InputError, match=f"begun with {match}: choose another --out"):
+            run(root, out, "kmeans")
+
+
+def test_with_other_threads_it_does_not_go_on(root, tmp_path, monkeypatch):
+    """Neither behind clips that are finished nor within the first one."""
+    out = tmp_path / "out"
+    run(root, out, "kmeans")
+    (out / "clips" / "b.json").unlink()
+    dataset = open_dataset("folder", root)
+    try:
+        with pytest.raises(InputError, match="begun with threads 1, not 2: choose another --out"):
+            Evaluation(dataset, str(root), "kmeans", settings=QUICK).run(out, threads=2)
+        shutil.rmtree(out)
+        monkeypatch.setattr(scoring, "score_windows", lambda *_: (_ for _ in ()).throw(Stop))
+        with pytest.raises(Stop):
+            run(root, out, "kmeans")
+        with pytest.raises(InputError, match="begun with threads 1, not 2: choose another --out"):
+            Evaluation(dataset, str(root), "kmeans", settings=QUICK).run(out, threads=2)
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_with_files_that_have_changed_it_does_not_go_on(root, tmp_path):
+    copy, out = tmp_path / "set", tmp_path / "out"
+    shutil.copytree(root, copy)
+    run(copy, out, "kmeans")
+    for path in (copy / "b" / "labels" / "003.png", copy / "c" / "frames" / "002.png"):
+        before = path.stat()
+        Image.fromarray(np.flipud(Image.open(path))).save(path)
+        with pytest.raises(InputError, match=rf"clips\.{path.parts[-3]}\.files = .*: choose another --out"):
+            run(copy, out, "kmeans")
+        shutil.copy2(root / path.relative_to(copy), path)
+        assert path.stat().st_mtime_ns == before.st_mtime_ns
+    run(copy, out, "kmeans")
+    path = copy / "a" / "frames" / "001.png"
+    os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 1))
+    with pytest.raises(InputError, match=r"clips\.a\.files"):
+        run(copy, out, "kmeans")
+    changed = generated_clip(num_frames=3, size=SMALL)
+    clips = [LabelledArrays("x", changed.frames, dict(enumerate(changed.labels + n))) for n in (0, 1)]
+    assert digest_of(clips[0]) != digest_of(clips[1]) and digest_of(clips[0]) == digest_of(clips[0])
 
 
 def test_weights_have_a_fingerprint(backbone):
@@ -405,6 +518,53 @@ def test_weights_have_a_fingerprint(backbone):
     after = scoring.fingerprint(backbone.unet)
     weight[0, 0, 0, 0] -= 1e-3
     assert after != before
+
+
+def test_all_that_computes_is_in_the_fingerprint(tmp_path):
+    copy = shutil.copytree(data_folder() / "models" / "tiny", tmp_path / "tiny")
+    before = scoring.fingerprint_parts(load_backbone(copy))
+    assert before == scoring.fingerprint_parts(load_backbone("tiny"))
+    codec = json.loads((copy / "codec.json").read_text())
+    codec["std"][0] *= 1.01
+    (copy / "codec.json").write_text(json.dumps(codec))
+    assert scoring.fingerprint_parts(load_backbone(copy)) != before
+    for family, parts in (("sd21", ("vae", "text_encoder")), ("svd", ("vae", "image_encoder"))):
+        folder = small(family, tmp_path / family)
+        seen = {scoring.fingerprint_parts(load_backbone(folder))}
+        for n, part in enumerate(parts, 2):
+            (path,) = (folder / part).glob("*.safetensors")
+            tensors = load_file(path)
+            next(tensor for name, tensor in sorted(tensors.items()) if name.endswith("bias")).add_(0.1)
+            save_file(tensors, path, {"format": "pt"})
+            seen.add(scoring.fingerprint_parts(load_backbone(folder)))
+            assert len(seen) == n, f"{part} of {family}"
+
+
+def test_a_hub_id_is_a_model_as_for_segment(root, monkeypatch):
+    monkeypatch.setattr(weights, "_cached", lambda source: data_folder() / "models" / "tiny")
+    record = Evaluation(open_dataset("folder", root), model="somebody/small", settings=QUICK).record()
+    assert record["model"] == "somebody/small" and record["settings"]["features"]["timestep"] == 20
+
+
+def test_a_first_mask_of_class_0_and_void(root, tmp_path, capsys):
+    """In a set it may be so; from somebody who draws it, it is a black-and-white mask."""
+    for part in ("frames", "labels"):
+        (tmp_path / "set" / part).mkdir(parents=True)
+        for path in sorted((root / "c" / part).iterdir())[:4]:
+            array = np.array(Image.open(path))
+            if part == "labels":
+                array = np.where(array == 0, 0, 255).astype(np.uint8)
+            Image.fromarray(array).save(tmp_path / "set" / part / path.name)
+    for method in ("vidseg", "kmeans"):
+        run(tmp_path / "set", tmp_path / method, method)
+        assert json.loads((tmp_path / method / "results.json").read_text())["stages"]["coarse"]["scores"]["mIoU"] > 0
+    mask = np.where(generated_clip(num_frames=1, size=SMALL).labels[0] == 0, 0, 255)
+    write_mask(tmp_path / "mask.png", mask)
+    options = ["--first-mask", tmp_path / "mask.png", "--out", tmp_path / "out", "--size", "128x96"]
+    assert main(["segment", *map(str, [root / "c" / "frames", *options])]) == 2
+    assert "save the white as 1" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match="save the white as 1"):
+        VidSeg(load_backbone("tiny"), QUICK)(generated_clip(num_frames=1, size=SMALL).frames, mask)
 
 
 def test_a_bad_clip_does_not_end_the_others(root, tmp_path):
@@ -418,7 +578,20 @@ def test_a_bad_clip_does_not_end_the_others(root, tmp_path):
                 (bad / name / "labels" / path.name).symlink_to(path)
     with pytest.raises(InputError, match=r"1 of 2 clips.*frame 0 of a has no labels.*--protocol named"):
         run(bad, tmp_path / "out", "kmeans")
-    assert (tmp_path / "out" / "clips" / "b.json").is_file() and not (tmp_path / "out" / "results.csv").exists()
+    rows = list(csv.DictReader((tmp_path / "out" / "results.csv").open()))
+    assert [(r["clip"], r["stage"]) for r in rows] == [
+        ("b", "coarse"), ("b", "bilinear"), ("a", "(failed)"), ("(all)", "coarse"), ("(all)", "bilinear"),
+    ]  # fmt: skip
+    assert rows[0]["mIoU"] == rows[3]["mIoU"] and not rows[2]["mIoU"]
+    data = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert list(data["clips"]) == ["b"] and "frame 0 of a has no labels" in data["failed"]["a"]
+    written = (tmp_path / "out" / "results.md").read_text()
+    assert "1 of 2 clips" in written and "not in the table: a. frame 0 of a has no labels" in written
+    options = ["--dataset", "folder", "--root", bad, "--method", "kmeans", "--settings", root / "settings.json", "--threads", 1]
+    assert main(["evaluate", *map(str, options), "--out", str(tmp_path / "out")]) == 2
+    shutil.copy(root / "a" / "labels" / "000.png", bad / "a" / "labels")
+    run(bad, tmp_path / "fresh", "kmeans")
+    assert json.loads((tmp_path / "fresh" / "results.json").read_text())["failed"] == {}
 
 
 def test_options_that_cannot_be(root, tmp_path, capsys):

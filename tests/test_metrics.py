@@ -172,6 +172,32 @@ def test_boundaries_at_the_ends():
     assert boundary_f(shifted, truth, 2)[1] == 1.0 and boundary_f(np.roll(truth, 3, axis=1), truth, 2)[1] < 0.7
 
 
+# ---- objects, as DAVIS counts them
+
+
+def test_objects_that_left_the_picture_count_as_davis_has_it():
+    """In every scored frame each object of the first one: gone and not predicted is 1, gone and predicted 0; others never."""
+    square = np.zeros((40, 40), int)
+    square[5:15, 5:15] = 1
+    both = square.copy()
+    both[20:35, 20:35] = 2
+    both[0] = VOID
+    newcomer = np.where(square == 1, 3, 0)
+    cases = [(both, both), (both, both), (square, square), (square, both), (newcomer, newcomer)]  # (truth, predicted)
+    meter = Meter(4, objects=True)
+    for n, (truth, predicted) in enumerate(cases):
+        meter.add(predicted, truth, scored=n > 0)
+        outlines = boundary_f(predicted, truth, 4, objects=np.array([1, 2]))
+        assert outlines[1:3].tolist() == [brute_boundary(predicted, truth, label, 1) for label in (1, 2)]
+        assert np.isnan(outlines[[0, 3]]).all()
+    tally = Tally.from_dict(meter.finish().to_dict())
+    assert tally.region.tolist() == tally.boundary.tolist() == [[0, 0], [4, 4], [3, 4], [0, 0]]
+    meter = Meter(4)
+    for truth, predicted in cases[1:]:
+        meter.add(predicted, truth)
+    assert meter.finish().region[1:].tolist() == [[3, 3], [1, 1], [1, 1]], "elsewhere only what the truth shows counts"
+
+
 # ---- stability
 
 

@@ -19,6 +19,8 @@ from vidseg_core.settings import ContextSettings
 
 ROWS = 2048
 """Tokens compared at once by k-NN; bounds the distance matrix."""
+SAME = 1e-6
+"""Squared distance below which two tokens are the same one, but for rounding."""
 TOLERANCE = 1e-4
 """K-means stops when the centroids move less than this times the mean variance of the channels, as scikit-learn's does."""
 
@@ -150,11 +152,16 @@ class SceneContext:
         return tokens[kept], labels[kept]
 
     def predict(self, features: Float[Tensor, "f h w d"]) -> Int[Tensor, "f h w"]:
-        """Majority label of the k nearest remembered tokens; of equal counts the smallest label, as scikit-learn does."""
+        """The label with the most votes of the k nearest remembered tokens; of equal sums the smallest, as in scikit-learn.
+
+        A vote counts 1 / distance with weights="distance" (Dudani 1976, in scikit-learn's form), else 1.
+        """
         values, index = torch.unique(self.labels, return_inverse=True)
-        _, nearest = nearest_references(features.flatten(0, 2), self.tokens, self.settings.neighbours)
-        votes = torch.nn.functional.one_hot(index[nearest], len(values)).sum(1)
-        return values[votes.argmax(1)].reshape(features.shape[:3])
+        squared, nearest = nearest_references(features.flatten(0, 2), self.tokens, self.settings.neighbours)
+        votes = torch.nn.functional.one_hot(index[nearest], len(values)).to(squared.dtype)
+        if self.settings.weights == "distance":
+            votes = votes * squared.clamp(min=SAME).rsqrt()[..., None]
+        return values[votes.sum(1).argmax(1)].reshape(features.shape[:3])
 
 
 def stratified_draw(labels: Int[Tensor, " n"], count: int, least: int, seed: int) -> Int[Tensor, " m"]:

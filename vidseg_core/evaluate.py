@@ -1,22 +1,27 @@
 """`python -m vidseg_core evaluate`: a method scored on a labelled set, clip by clip, to be stopped and gone on with at will."""
 
 import argparse
+import hashlib
 import json
+import os
 import sys
 import time
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vidseg_core.datasets import READERS, SAMPLES, open_dataset
 from vidseg_core.errors import InputError
-from vidseg_core.labelled import AnyClip, Dataset
-from vidseg_core.registry import find_model
+from vidseg_core.labelled import AnyClip, Dataset, LabelledArrays
 from vidseg_core.report import clip_scores, never_found, percent, write_report
 from vidseg_core.results import write_json
 from vidseg_core.scoring import PROTOCOLS, Plan, Store
 from vidseg_core.settings import Settings
 from vidseg_core.tally import Tally
+from vidseg_core.weights import resolve
 
 
 @dataclass(frozen=True)
@@ -33,13 +38,14 @@ class Evaluation:
     restart: bool = False
 
     def record(self) -> dict[str, Any]:
-        """Everything that decides the scores, as it stands in run.json: a run goes on only if this is the same."""
-        clips = {clip.name: [clip.num_frames, len(clip.labels)] for clip in self.clips()}
+        """Everything that decides the scores, as it stands in run.json: a run goes on only if this is the same. Of the files of
+        a clip the names, sizes and times of change are compared, not the contents."""
+        clips = {c.name: {"frames": c.num_frames, "labels": len(c.labels), "files": digest_of(c)} for c in self.clips()}
         return {
             "dataset": self.dataset.name, "root": self.root, "classes": list(self.dataset.classes), "method": self.method,
             "model": self.model, "protocol": self.protocol or self.dataset.protocol,
             "restart": self.settings.window if self.restart else 0,
-            "settings": self.settings.resolve(find_model(self.model)).to_dict(), "clips": clips,
+            "settings": self.settings.resolve(resolve(self.model)).to_dict(), "clips": clips,
         }  # fmt: skip
 
     def clips(self) -> tuple[AnyClip, ...]:
@@ -51,7 +57,8 @@ class Evaluation:
         threads: int | None = None, tell=lambda line: None,
     ) -> str:  # fmt: skip
         """Evaluate what is not yet in `out`, one line a clip to `tell`; writes results.csv, .json and .md there and returns
-        the last. Raises InputError if `out` holds something else, and at the end if a clip could not be evaluated."""
+        the last. Raises InputError if `out` holds something else, and at the end, with the tables of the others written, if a
+        clip could not be evaluated."""
         from vidseg_core.baselines import METHODS
         from vidseg_core.workers import spread_clips
 
@@ -63,26 +70,28 @@ class Evaluation:
         claim_folder(out, record)
         results = {clip.name: read_result(out, clip.name) for clip in self.clips()}
         open_ = [clip for clip in self.clips() if results[clip.name] is None]
-        weights = next((r["weights"] for r in results.values() if r), None)
+        made = made_with(out, results)
         plan = Plan(out.resolve(), len(self.dataset.classes), self.dataset.official_vc, self.method, self.model,
-                    self.settings.resolve(find_model(self.model)), record["protocol"], device, threads, weights)  # fmt: skip
-        failed, begun = [], time.perf_counter()
+                    self.settings.resolve(resolve(self.model)), record["protocol"], device, threads, made,
+                    self.dataset.objects)  # fmt: skip
+        failed, begun = {}, time.perf_counter()
         if len(open_) < len(results):
             tell(f"{len(results) - len(open_)} of {len(results)} clips are in {out} already")
         for clip, result in spread_clips(plan, open_, workers, scheduler):
             if isinstance(result, InputError):
-                failed.append(f"{clip.name}: {result}")
+                failed[clip.name] = str(result)
                 tell(f"{clip.name}: failed. {result}")
                 continue
             results[clip.name] = result
             tell(f"{self.line(clip.name, result)}  {time.perf_counter() - begun:.0f} s")
         done = {name: result for name, result in results.items() if result}
-        if failed:
-            reason = f"{len(failed)} of {len(results)} clips have no result, so there is no table. {failed[0]}"
-            raise InputError(reason)
         for half in out.rglob(".*.partial*"):  # what killed runs left; nobody writes any more
-            half.unlink()
-        return write_report(out, record, done, self.dataset.classes, self.dataset.objects)
+            half.unlink(missing_ok=True)
+        table = write_report(out, record, done, self.dataset.classes, self.dataset.objects, failed) if done else ""
+        if failed:
+            without = f"are not in the tables in {out}" if done else "have no result, so there is no table"
+            raise InputError(f"{len(failed)} of {len(results)} clips {without}. {': '.join(next(iter(failed.items())))}")
+        return table
 
     def line(self, name: str, result: dict[str, Any]) -> str:
         """A clip's line: the scores of the last stage."""
@@ -106,10 +115,24 @@ def claim_folder(out: Path, record: dict[str, Any]) -> None:
         if differing:
             raise InputError(f"{out} holds another evaluation, with {'; '.join(differing)}: choose another --out, or remove it")
         return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    # a kill amid the very first write leaves half a run.json
+    if out.exists() and (not out.is_dir() or any(not fnmatch(path.name, ".*.partial*") for path in out.iterdir())):
         raise InputError(f"{out} is not empty and no evaluation: choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, record)
+
+
+def digest_of(clip: AnyClip) -> str:
+    """Sixteen hex digits that change with a clip: of files, with the name (from the first frame's folder), size and time of
+    change of each frame and label file, and with what their values mean; in memory, with the pixels."""
+    if isinstance(clip, LabelledArrays):
+        known = [clip.images, *(clip.labels[n] for n in sorted(clip.labels))]
+        return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in known)).hexdigest()[:16]
+    folder, lines = clip.files[0].parent, [clip.codes.table, clip.codes.colours]
+    for path in (*clip.files, *(clip.labels[n] for n in sorted(clip.labels))):
+        about = path.stat() if path.exists() else None  # what is missing is said when it is read
+        lines.append((os.path.relpath(path, folder), about and (about.st_size, about.st_mtime_ns)))
+    return hashlib.sha256(repr(lines).encode()).hexdigest()[:16]
 
 
 def difference(key: str, before: Any, now: Any) -> str:
@@ -129,6 +152,16 @@ def read_result(out: Path, clip: str) -> dict[str, Any] | None:
     """A clip's result, None if it is not finished."""
     path = Store(out, clip).result
     return json.loads(path.read_text()) if path.is_file() else None
+
+
+def made_with(out: Path, results: dict[str, dict[str, Any] | None]) -> dict[str, Any] | None:
+    """With what the part that is there was made (`Plan.made`), be it finished clips or windows; None if there is none."""
+    if known := next((result["made"] for result in results.values() if result), None):
+        return known
+    for path in sorted(out.glob("windows/*/state-*.npz")):
+        with np.load(path, allow_pickle=False) as arrays:
+            return json.loads(str(arrays["made"]))
+    return None
 
 
 def evaluate(options: argparse.Namespace) -> None:

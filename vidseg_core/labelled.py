@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
-from PIL import Image
+from PIL import ExifTags, Image
 
 from vidseg_core.errors import InputError
 from vidseg_core.metrics import VOID
@@ -102,6 +102,8 @@ class LabelledClip:
         labels, strays = self.codes.decode(_pixels(path) if self.codes.colours else read_mask(path))
         with Image.open(self.files[number]) as frame:
             size = frame.size
+            if frame.getexif().get(ExifTags.Base.Orientation, 1) > 4:  # lies on its side; frames are read upright
+                size = size[::-1]
         if labels.shape[::-1] != size:
             raise InputError(
                 f"{path} is {labels.shape[1]}x{labels.shape[0]} pixels, but its frame {self.files[number].name} is "

@@ -35,12 +35,20 @@ def confusion(
     return np.bincount(rows * (num_classes + 1) + columns, minlength=num_classes * (num_classes + 1)).reshape(num_classes, -1)
 
 
-def class_iou(counts: Int[np.ndarray, "classes _"]) -> Float[np.ndarray, " classes"]:
-    """TP / (TP + FP + FN) of each class; NaN for a class without ground-truth pixels."""
+def class_iou(
+    counts: Int[np.ndarray, "classes _"], objects: Integer[np.ndarray, " _"] | None = None
+) -> Float[np.ndarray, " classes"]:
+    """TP / (TP + FP + FN) of each class; NaN for a class without ground-truth pixels.
+
+    With `objects`, DAVIS' rule: of these classes and no others, one that the truth does not show has 0 if it is predicted
+    and 1 if it is not.
+    """
     square = counts[:, : len(counts)]
-    hits, present = np.diag(square).astype(float), counts.sum(1) > 0
+    hits = np.diag(square).astype(float)
     union = counts.sum(1) + square.sum(0) - hits
-    return np.where(present, hits / np.maximum(union, 1), np.nan)
+    values = np.where(union > 0, hits / np.maximum(union, 1), 1.0)
+    judged = counts.sum(1) > 0 if objects is None else np.isin(np.arange(len(counts)), objects)
+    return np.where(judged, values, np.nan)
 
 
 def mean_iou(counts: Int[np.ndarray, "classes _"]) -> float:
@@ -98,14 +106,16 @@ def stable_pixels(
 
 
 def boundary_f(
-    predicted: Integer[np.ndarray, "H W"], truth: Integer[np.ndarray, "H W"], num_classes: int, tolerance: float = TOLERANCE
-) -> Float[np.ndarray, " classes"]:
+    predicted: Integer[np.ndarray, "H W"], truth: Integer[np.ndarray, "H W"], num_classes: int, tolerance: float = TOLERANCE,
+    objects: Integer[np.ndarray, " _"] | None = None,
+) -> Float[np.ndarray, " classes"]:  # fmt: skip
     """F-measure of each class's outline in one frame, NaN for classes that the truth does not show there (DAVIS' measure,
     Perazzi et al. 2016): a boundary pixel is matched if the other outline has one within `tolerance` of the diagonal,
     rounded up to pixels. Void pixels of the truth are taken out of both. Classes beyond `num_classes` do not count.
+    `objects`: these classes and no others, shown or not, as in `class_iou`.
     """
     radius = int(np.ceil(tolerance * np.hypot(*truth.shape)))
-    scores, present = np.full(num_classes, np.nan), np.setdiff1d(truth, [VOID])
+    scores, present = np.full(num_classes, np.nan), np.setdiff1d(truth if objects is None else objects, [VOID])
     present = present[present < num_classes]
     for start in range(0, len(present), 64):
         group = present[start : start + 64]

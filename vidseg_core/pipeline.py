@@ -21,7 +21,7 @@ from vidseg_core.backbone import Backbone
 from vidseg_core.correspondence import Tracks
 from vidseg_core.errors import InputError
 from vidseg_core.features import Features, extract_features
-from vidseg_core.scene import Scene, check_mask, open_scene
+from vidseg_core.scene import Scene, check_drawn, check_mask, open_scene
 from vidseg_core.settings import Settings
 from vidseg_core.upsample import upsample
 from vidseg_core.video import windows
@@ -125,6 +125,8 @@ class VidSeg:
         """
         if unknown := sorted(set(keep) - set(KEPT)):
             raise InputError(f"keep has {unknown[0]!r}; what can be kept or left out is {', '.join(KEPT)}")
+        if first_mask is not None:
+            check_drawn(np.asarray(first_mask))
         if not isinstance(frames, np.ndarray):
             frames = np.concatenate([*windows(frames, self.settings.window)] or [np.zeros((0, 1, 1, 3), np.uint8)])
         results = []

@@ -1,7 +1,7 @@
 """Tables of an evaluation: results.csv (a row for each clip and stage), results.json, results.md (a row for each stage)."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,9 @@ def spread(tallies: Sequence[Tally], objects: bool) -> dict[str, tuple[float, fl
     return result
 
 
-def csv_rows(tallies: Tallies, objects: bool) -> list[dict[str, Any]]:
-    """A row for each clip and stage, then one for each stage of all clips; shares with six decimals, empty where unknown."""
+def csv_rows(tallies: Tallies, objects: bool, failed: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """A row for each clip and stage, an empty one for each that failed, then one for each stage of all that did not; shares
+    with six decimals, empty where unknown."""
     stages = list(next(iter(tallies.values())))
     rows = [
         {"clip": clip, "stage": stage, **_rounded(clip_scores(of[stage], objects))}
@@ -71,7 +72,7 @@ def csv_rows(tallies: Tallies, objects: bool) -> list[dict[str, Any]]:
         for stage in stages
     ]
     totals = [{"clip": ALL, "stage": stage, **_rounded(_total(tallies, stage, objects))} for stage in stages]
-    return rows + totals
+    return [*rows, *({"clip": clip, "stage": "(failed)"} for clip in failed), *totals]
 
 
 def _total(tallies: Tallies, stage: str, objects: bool) -> dict[str, float]:
@@ -102,13 +103,15 @@ def percent(share: float) -> str:
 
 
 def write_report(
-    folder: Path, plan: dict[str, Any], results: Mapping[str, dict[str, Any]], classes: Sequence[str], objects: bool
-) -> str:
+    folder: Path, plan: dict[str, Any], results: Mapping[str, dict[str, Any]], classes: Sequence[str], objects: bool,
+    failed: Mapping[str, str] | None = None,
+) -> str:  # fmt: skip
     """Write the three tables into `folder` and return the markdown. `plan` is what was run, `results` what `evaluate_clip`
-    gave for each clip."""
+    gave for each clip (at least one), `failed` why it gave nothing for others: they are named, and count for nothing."""
+    failed = failed or {}
     tallies = {clip: {s: Tally.from_dict(t) for s, t in r["stages"].items()} for clip, r in results.items()}
     stages = list(next(iter(tallies.values())))
-    write_table(folder / "results.csv", csv_rows(tallies, objects))
+    write_table(folder / "results.csv", csv_rows(tallies, objects, failed))
     data = {"run": plan, "classes": list(classes), "stages": {}}
     for stage in stages:
         counts = sum(of[stage].counts for of in tallies.values())
@@ -126,15 +129,18 @@ def write_report(
         }
         for clip, r in results.items()
     }  # fmt: skip
+    data["failed"] = dict(failed)
     write_json(folder / "results.json", data)
     naming = {"first": "classes named by the true mask of frame 0", "named": "segments named by the first labelled frame",
               "matched": "segments matched to classes over each clip"}  # fmt: skip
+    all_clips = f" of {len(results) + len(failed)}" if failed else ""
     title = (
-        f"{plan['dataset']}, {len(results)} clips, {sum(r['labelled'] for r in results.values())} labelled frames; "
+        f"{plan['dataset']}, {len(results)}{all_clips} clips, {sum(r['labelled'] for r in results.values())} labelled frames; "
         f"method {plan['method']}, model {plan['model']}; {naming[plan['protocol']]}"
         + (f", each window of {plan['restart']} frames a clip of its own" if plan["restart"] else "")
     )
     table = markdown(tallies, objects, title + ". In percent.")
+    table += "".join(f"\nNo result, so not in the table: {clip}. {reason}\n" for clip, reason in failed.items())
     with replacing(folder / "results.md") as partial:
         partial.write_text(table, encoding="utf-8")
     return table

@@ -138,13 +138,15 @@ def run_job(job: Job, folder: UnfinishedFolder, resume: bool, bars: Bars) -> Fin
 
 def _segment(job: Job, vidseg: "VidSeg", folder: UnfinishedFolder, done: Finished, tick) -> Finished:
     """The windows that are missing, each onto the disk as it comes."""
-    from vidseg_core.scene import Scene
+    from vidseg_core.scene import Scene, check_drawn
 
     if done.frames:
         drop_masks(folder.partial / "masks", done.frames)
     if done.frames == job.clip.num_frames:
         return done
     scene = Scene.from_state(done.scene, vidseg.settings, vidseg.backbone.device) if done.frames else None
+    if job.mask is not None:
+        check_drawn(job.mask)
     rest = replace(job.clip, indices=job.clip.indices[done.frames :])
     for window in vidseg.stream(rest, None if scene else job.mask, job.names, tick, scene, done.frames):
         if not done.frames:  # the first of a new run: only now is it clear that there will be one

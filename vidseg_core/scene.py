@@ -108,8 +108,6 @@ def check_mask(mask: np.ndarray, size: tuple[int, int], settings: Settings) -> n
             f"the first-frame mask holds {mask.min()} to {mask.max()} as {mask.dtype}: give whole numbers 0..254, 255 for void"
         )
     classes, clusters = np.setdiff1d(mask, [VOID]), settings.context.num_clusters
-    if list(classes) == [0] and VOID in mask:
-        raise InputError("the first-frame mask has class 0 and void (255) only: in a black-and-white mask, save the white as 1")
     if not len(classes):
         raise InputError("the first-frame mask is void everywhere: draw at least one class")
     if settings.context.naming == "clusters" and len(classes) > clusters:
@@ -121,6 +119,12 @@ def check_mask(mask: np.ndarray, size: tuple[int, int], settings: Settings) -> n
             "num_segments is for label-free runs: with a first-frame mask its classes are the segments, so leave it out"
         )
     return mask.astype(np.int64)
+
+
+def check_drawn(mask: np.ndarray) -> None:
+    """Raises InputError for a black-and-white mask, which somebody drew; in a data set it is a mask like others."""
+    if set(np.unique(mask)) == {0, VOID}:
+        raise InputError("the first-frame mask has class 0 and void (255) only: in a black-and-white mask, save the white as 1")
 
 
 def _lookup(segment: np.ndarray) -> np.ndarray:

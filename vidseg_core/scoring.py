@@ -7,8 +7,10 @@ window. Scores are made from these files when all windows are there: they need n
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,9 @@ from vidseg_core.tally import Meter, Tally
 from vidseg_core.viz import enlarge
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vidseg_core.backbone import Backbone
     from vidseg_core.baselines import Method
 
 PROTOCOLS = ("first", "named", "matched")
@@ -35,8 +40,9 @@ whole clip are right, one segment a class (Hungarian matching)."""
 
 @dataclass(frozen=True)
 class Plan:
-    """What a worker has to know, besides the clip. `settings` are resolved; `weights` is the fingerprint of the model that
-    the finished part was made with, None if there is none; `threads` of torch, None: its own choice."""
+    """What a worker has to know, besides the clip. `settings` are resolved; `made` is what the finished part was made with
+    ("weights", "device", "dtype", "threads"), None if there is none; `threads` of torch, None: its own choice. `objects`: as
+    for `tally.Meter`."""
 
     out: Path
     num_classes: int
@@ -47,7 +53,8 @@ class Plan:
     protocol: str
     device: str | None = None
     threads: int | None = None
-    weights: str | None = None
+    made: dict[str, Any] | None = None
+    objects: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,19 +86,20 @@ class Store:
         """The file of the method's state behind a window."""
         return window.with_name(f"state-{window.name}")
 
-    def write(self, start: int, maps: dict[str, np.ndarray], state: dict[str, np.ndarray], weights: str) -> None:
-        """Keep a window. Its state comes first: once the window's own file is there, the run can go on behind it."""
+    def write(self, start: int, maps: dict[str, np.ndarray], state: dict[str, np.ndarray], made: str) -> None:
+        """Keep a window; `made`: with what, as JSON. Its state comes first: once the window's own file is there, the run can
+        go on behind it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{start:06}.npz"
-        for target, arrays in ((self.state(path), {**state, "weights": np.array(weights)}), (path, maps)):
+        for target, arrays in ((self.state(path), {**state, "made": np.array(made)}), (path, maps)):
             with replacing(target) as partial:
                 np.savez_compressed(partial, **arrays)
         self.clean(path)
 
     def clean(self, last: Path | None = None) -> None:
-        """Remove the states of windows but the last, or of all."""
+        """Remove the states of the windows before `last`, or of all. One behind it is another process's, which is ahead."""
         for path in self.folder.glob("state-*.npz"):
-            if last is None or path != self.state(last):
+            if last is None or int(path.stem.removeprefix("state-")) < int(last.stem):
                 path.unlink(missing_ok=True)
 
 
@@ -102,39 +110,67 @@ def load_window(path: Path) -> Window:
 
 
 @lru_cache(maxsize=1)
-def _method(name: str, model: str, device: str | None, settings: Settings) -> tuple["Method", str]:
-    """A process keeps its method, and so the model, from clip to clip."""
+def _method(name: str, model: str, device: str | None, settings: Settings) -> tuple["Method", dict[str, Any]]:
+    """A process keeps its method, and so the model, from clip to clip; and with what it computes, but for the threads."""
     from vidseg_core.baselines import make_method
     from vidseg_core.loading import load_backbone
 
     backbone = load_backbone(model, device)
-    return make_method(name, backbone, settings), fingerprint(backbone.unet)
+    dtype = str(backbone.unet.dtype).removeprefix("torch.")
+    made = {"weights": fingerprint_parts(backbone), "device": backbone.device.type, "dtype": dtype}
+    return make_method(name, backbone, settings), made
 
 
 def fingerprint(network) -> str:
     """Sixteen hex digits that change with the weights of a torch module: a hash of 64 numbers of each of its tensors."""
+    return _hash(network.state_dict().items())
+
+
+def fingerprint_parts(backbone: "Backbone") -> str:
+    """The same for all that a backbone computes with: UNet, codec, image encoder and, from its files, the text encoder."""
+    from vidseg_core.weights import on_disk, variant
+
+    codec, image = backbone.codec, getattr(backbone, "image_encoder", None)
+    tables = codec.vae.state_dict() if hasattr(codec, "vae") else {k: v for k, v in vars(codec).items() if hasattr(v, "dtype")}
+    hashes = [fingerprint(backbone.unet), _hash(tables.items()), *([fingerprint(image.network)] if image else [])]
+    folder, part = on_disk(backbone.model), "text_encoder"
+    if folder and (folder / part).is_dir():
+        half = variant(folder, part, backbone.unet.dtype.itemsize == 2) == "fp16"
+        files = (f for f in sorted((folder / part).glob("*.safetensors")) if (".fp16." in f.name) == half)
+        hashes += [_hash(_stored(path)) for path in files]
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
+
+
+def _hash(tensors: Iterable[tuple[str, "Tensor"]]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
+    for name, tensor in sorted(tensors, key=itemgetter(0)):
         values = tensor.flatten()
         digest.update(name.encode() + values[:: max(1, len(values) // 64)].float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _stored(path: Path) -> Iterator[tuple[str, "Tensor"]]:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        yield from ((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
 
 
 def evaluate_clip(plan: Plan, clip: AnyClip) -> dict[str, Any]:
     """Run what is missing of a clip, score it and keep the result; the result if it is there already.
 
     It has the tally of each stage ("stages"), "frames", "labelled", "strays" (values without a meaning and in how many frames)
-    and "weights". Raises InputError if the model is not the one that the finished part was made with.
+    and "made" (see `Plan`). Raises InputError if the finished part was made with something else.
     """
     store = Store(plan.out, clip.name)
     if store.result.is_file():
         return json.loads(store.result.read_text())
-    weights = run_clip(plan, clip, store)
+    made = run_clip(plan, clip, store)
     paths, strays = store.windows(), Counter()
     tallies = score_windows(plan, clip, paths, segment_names(plan, clip, paths), strays)
     result = {
         "stages": {stage: tally.to_dict() for stage, tally in tallies.items()}, "frames": clip.num_frames,
-        "labelled": len(clip.labels), "strays": dict(sorted(strays.items())), "weights": weights,
+        "labelled": len(clip.labels), "strays": dict(sorted(strays.items())), "made": made,
     }  # fmt: skip
     store.result.parent.mkdir(parents=True, exist_ok=True)
     write_json(store.result, result)
@@ -142,29 +178,36 @@ def evaluate_clip(plan: Plan, clip: AnyClip) -> dict[str, Any]:
     return result
 
 
-def run_clip(plan: Plan, clip: AnyClip, store: Store) -> str:
-    """The windows of a clip that are not on disk; returns the fingerprint of the model."""
-    if plan.threads:
-        import torch
+def run_clip(plan: Plan, clip: AnyClip, store: Store) -> dict[str, Any]:
+    """The windows of a clip that are not on disk, from the newest that has a state; returns with what they are made."""
+    import torch
 
-        torch.set_num_threads(plan.threads)
-    method, weights = _method(plan.method, plan.model, plan.device, plan.settings)
-    done, start, state = store.windows(), 0, None
-    if done and store.state(done[-1]).is_file():
+    if plan.threads:
+        torch.set_num_threads(plan.threads)  # sums are rounded in the order of the threads
+    method, made = _method(plan.method, plan.model, plan.device, plan.settings)
+    made = {**made, "threads": torch.get_num_threads()}
+    done, start, state = [path for path in store.windows() if store.state(path).is_file()], 0, None
+    refuse_other(plan, plan.made or made, made)
+    if done:
         with np.load(store.state(done[-1]), allow_pickle=False) as arrays:
             state = dict(arrays)
-        known, start = str(state.pop("weights")), int(done[-1].stem) + len(load_window(done[-1]))
-    else:
-        known = plan.weights
-    if {known, plan.weights} - {None, weights}:
-        raise InputError(f"{plan.out} was begun with other weights of {plan.model}: choose another --out, or remove it")
+        refuse_other(plan, json.loads(str(state.pop("made"))), made)
+        start = int(done[-1].stem) + len(load_window(done[-1]))
     if start == clip.num_frames:
-        return weights
+        return made
     mask = given_mask(plan, clip) if state is None and plan.protocol == "first" else None
     for window in method.stream(clip.read(start), mask, start, state):
         maps = {name: labels.astype(np.uint8) for name, labels in window.maps.items()}
-        store.write(window.start, maps, dict(window.state), weights)
-    return weights
+        store.write(window.start, maps, dict(window.state), json.dumps(made))
+    return made
+
+
+def refuse_other(plan: Plan, known: dict[str, Any], made: dict[str, Any]) -> None:
+    """Raises InputError if what is there was made with something else."""
+    for key, now in made.items():
+        if known.get(key) != now:
+            other = f"other weights of {plan.model}" if key == "weights" else f"{key} {known.get(key)}, not {now}"
+            raise InputError(f"{plan.out} was begun with {other}: choose another --out, or remove it")
 
 
 def given_mask(plan: Plan, clip: AnyClip) -> Int64[np.ndarray, "H W"]:
@@ -206,7 +249,7 @@ def score_windows(
 ) -> dict[str, Tally]:
     """The tally of each stage; cells are enlarged to the pixels of the frame (every pixel has the label of its cell). Values
     without a meaning are counted in `strays`, once a frame."""
-    meters, size = {stage: Meter(plan.num_classes, plan.official_vc) for stage in names}, clip.size
+    meters, size = {stage: Meter(plan.num_classes, plan.official_vc, plan.objects) for stage in names}, clip.size
     for window in map(load_window, paths):
         for i in range(len(window)):
             n, truth = window.start + i, None

@@ -78,6 +78,9 @@ class ContextSettings:
     """Lloyd iterations; on the sample clips all runs converge earlier."""
     neighbours: int = 4
     """k of k-NN. Paper: 4."""
+    weights: Literal["distance", "uniform"] = "distance"
+    """What a neighbour's vote counts: 1 / its distance, or 1 (paper). Of equal votes two against two tie, and the smaller class
+    number wins, whatever it stands for: small objects lose cells by that."""
     max_context: int | None = 4096
     """Reference tokens kept, drawn by seed and stratified by label: bounds time and memory. None (paper): all."""
     num_segments: int | None = None
@@ -190,7 +193,7 @@ class Settings:
         """The paper's code for `model` (a registry entry or its name), its quirks included; see the README."""
         return cls(
             features=FeatureSettings(noise="independent", schedule="reference", combine="mean", position=0.0, padding=0),
-            context=ContextSettings(naming="clusters", memory="window", restarts=10, max_context=None),
+            context=ContextSettings(naming="clusters", memory="window", weights="uniform", restarts=10, max_context=None),
             refine=RefineSettings(method="tracks", anchor="frame0", jump="signed", on_jump="drop", precision="cell",
                                   start="frame0", majority=0.0, collision="last"),
             upsample=UpsampleSettings(strategy="reference", strength=50.0, separation=None, damping=0.7, mask_blur=0.0,

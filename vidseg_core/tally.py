@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer
 
 from vidseg_core.metrics import (
+    VOID,
     Consistency,
     boundary_f,
     class_iou,
@@ -26,9 +27,9 @@ class Tally:
     """Sums from which all scores follow; those of clips add up with `+`.
 
     `counts` as by `confusion`; `given` the part of it that is frame 0. `region`, `boundary` [classes, 2]: sums over
-    frames of a class's IoU and boundary F, and how many frames show it. `vc8`, `vc16`: sum and number of windows. `inside`,
-    `seams`: pixels that kept their label along the flow and pixels compared, between frames of one window of the method and
-    across two; `changed`: pixels that differ from the same place in the frame before, and all.
+    frames of a class's IoU and boundary F, and how many frames count for it. `vc8`, `vc16`: sum and number of windows.
+    `inside`, `seams`: pixels that kept their label along the flow and pixels compared, between frames of one window of the
+    method and across two; `changed`: pixels that differ from the same place in the frame before, and all.
     """
 
     counts: np.ndarray
@@ -77,10 +78,12 @@ def _share(pair: np.ndarray) -> float:
 
 
 class Meter:
-    """All measures of one clip's labels, in one pass. `official_vc`: see `metrics.Consistency`."""
+    """All measures of one clip's labels, in one pass. `official_vc`: see `metrics.Consistency`. `objects`: J and F are DAVIS',
+    of the classes but 0 that the first labelled frame shows, in every scored frame, whether it shows them or not."""
 
-    def __init__(self, num_classes: int, official_vc: bool = False):
+    def __init__(self, num_classes: int, official_vc: bool = False, objects: bool = False):
         self.num_classes, self.frames = num_classes, 0
+        self._by_object, self._objects = objects, None
         self.tally, self._spans = Tally.empty(num_classes), [Consistency(span, official_vc) for span in SPANS]
         self._before: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
         self._runs: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
@@ -104,6 +107,8 @@ class Meter:
         self._runs = tuple(map(run_lengths, self._runs, self._before, (labels, truth)))
         self._before = labels, truth
         if truth is not None:
+            if self._by_object and self._objects is None:  # the first labelled frame need not be scored
+                self._objects = np.setdiff1d(truth, [0, VOID])
             for span in self._spans:
                 span.add(*self._runs)
             if scored:
@@ -116,8 +121,8 @@ class Meter:
         if self.frames == 0:
             self.tally.given += counts
         for sums, values in (
-            (self.tally.region, class_iou(counts)),
-            (self.tally.boundary, boundary_f(labels, truth, self.num_classes)),
+            (self.tally.region, class_iou(counts, self._objects)),
+            (self.tally.boundary, boundary_f(labels, truth, self.num_classes, objects=self._objects)),
         ):
             sums += np.stack([np.nan_to_num(values), ~np.isnan(values)], axis=1)
 

@@ -2,6 +2,9 @@
 
 import logging
 import multiprocessing
+import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -65,8 +68,26 @@ def _worker_number() -> int:
         return identity[0] - 1 if identity else 0
 
 
+def own_pool(workers: int) -> ProcessPoolExecutor:
+    """So many processes, which end within a second of this one, however it ends (not on Windows)."""
+    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    return ProcessPoolExecutor(workers, context, _end_with, (os.getpid(),) if os.name == "posix" else (None,))
+
+
+def _end_with(parent: int | None) -> None:
+    """Let this process end when its parent is gone: a killed evaluation must not go on writing beside the next one."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    if parent is not None:
+        threading.Thread(target=watch, daemon=True).start()
+
+
 def _processes(plan: Plan, clips: Sequence[AnyClip], workers: int) -> Iterator[Outcome]:
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))  # CUDA does not survive a fork
+    pool = own_pool(workers)
     try:
         open_ = {pool.submit(_work, plan, clip): clip for clip in clips}
         while open_:
