@@ -30,10 +30,11 @@ from vidseg_core.evaluate import claim_folder
 from vidseg_core.extractors import Extractor
 from vidseg_core.features import Features, extract_features
 from vidseg_core.files import replacing
+from vidseg_core.fingerprint import fingerprint
 from vidseg_core.labelled import AnyClip, Dataset
 from vidseg_core.report import clip_scores, percent, total_scores
 from vidseg_core.results import write_json
-from vidseg_core.scoring import Plan, fingerprint, given_mask
+from vidseg_core.scoring import Plan, given_mask
 from vidseg_core.tally import Meter, Tally
 from vidseg_core.upsample import upsample
 from vidseg_core.video import windows

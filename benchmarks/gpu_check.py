@@ -1,12 +1,13 @@
 """What the owner of a GPU runs once: a real model on the sample clips with both strategies, and a report to send back.
 
     make gpu-check MODEL=sd21-base [VSPW=folder]
-    python benchmarks/gpu_check.py --model sd21-base [--vspw FOLDER] [--frames 28] [--device cuda]
+    python benchmarks/gpu_check.py --model sd21-base [--vspw FOLDER] [--frames 28] [--size 512x288] [--device cuda] [--offload]
 
 Downloads the model if it is not there. For each sample clip (hand-drawn masks) and up to three clips of VSPW, and for `direct`
 and `reference`: mIoU of the coarse map, of bilinear enlarging and at full resolution under the first-frame protocol, mVC8 where
-all frames are labelled, the share of pixels on which the strategies agree, seconds per stage and peak GPU memory. Writes
-report.md and report.json into outputs/gpu-check/MODEL; nothing in them names the machine or its user.
+all frames are labelled, the share of pixels on which the strategies agree, seconds per stage and peak GPU memory; where memory
+is too small for a strategy, only that. Writes report.md and report.json into outputs/gpu-check/MODEL; nothing in them names the
+machine or its user, nor where the model lies.
 """
 
 import argparse
@@ -21,13 +22,16 @@ import torch
 from tqdm import tqdm
 
 from vidseg_core import InputError, Segmentation, Settings, VidSeg, load_backbone, sample_clip
+from vidseg_core.__main__ import _size
 from vidseg_core.baselines import bilinear
 from vidseg_core.datasets import open_dataset
 from vidseg_core.files import replacing
+from vidseg_core.memory import Pieces
 from vidseg_core.metrics import confusion, mean_iou, video_consistency
 from vidseg_core.viz import enlarge
 
-COLUMNS = ("clip", "strategy", "coarse", "bilinear", "full", "mVC8", "agreement", "seconds per frame", "upsample", "memory, GB")
+COLUMNS = ("clip", "strategy", "coarse", "bilinear", "full", "mVC8", "agreement", "seconds per frame", "upsample", "memory, GB",
+           "not run")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,13 @@ def clips(vspw: Path | None, frames: int) -> Iterator[Labelled]:
 
 
 def run(vidseg: VidSeg, clip: Labelled, bar: tqdm) -> tuple[Segmentation, float]:
-    """The segmentation and the peak of GPU memory in GB (0 elsewhere)."""
-    cuda = vidseg.backbone.device.type == "cuda"
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
+    """The segmentation and the peak of the GPU's memory in GB (0 elsewhere)."""
+    device = vidseg.backbone.device
+    vidseg.backbone.pieces = Pieces()  # or a full memory would go on making the pieces of the next run smaller
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     result = vidseg(clip.frames, first_mask=clip.truth[0], keep=(), progress=lambda stage, n: bar.update(n / 4))
-    return result, torch.cuda.max_memory_allocated() / 1e9 if cuda else 0.0
+    return result, torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else 0.0
 
 
 def scores(result: Segmentation, clip: Labelled) -> dict[str, float]:
@@ -76,24 +81,37 @@ def scores(result: Segmentation, clip: Labelled) -> dict[str, float]:
 
 
 def check(options: argparse.Namespace) -> tuple[list[dict], dict]:
-    """One row for each clip and strategy, and what they were made with."""
-    backbone, rows, record = load_backbone(options.model, options.device, options.dtype), [], {}
+    """One row for each clip and strategy, and what they were made with. A strategy that cannot run has a row that says why."""
+    backbone, rows = load_backbone(options.model, options.device, options.dtype, options.offload), []
     for clip in clips(options.vspw, options.frames):
         labels = {}
         for strategy in ("direct", "reference"):
-            base = Settings()
-            settings = replace(base, upsample=replace(base.upsample, strategy=strategy))
-            vidseg = VidSeg(backbone, settings)
-            with tqdm(total=len(clip.frames), desc=f"{clip.name} {strategy}", unit="frame", disable=None) as bar:
-                result, memory = run(vidseg, clip, bar)
-            labels[strategy], record = result.labels, result.record
-            spent = sum(result.timings.values()) / len(clip.frames)
-            rows.append({"clip": clip.name, "strategy": strategy, **scores(result, clip),
-                         "agreement": float((labels["direct"] == result.labels).mean()), "seconds per frame": spent,
-                         "upsample": result.timings["upsample"] / len(clip.frames), "memory, GB": memory})  # fmt: skip
-    card = torch.cuda.get_device_name() if backbone.device.type == "cuda" else backbone.device.type
-    made_with = {k: record[k] for k in ("settings", "model", "dtype", "versions")} | {"processor": card}
-    return rows, made_with
+            base = Settings(working_size=options.size and _size(options.size))
+            vidseg = VidSeg(backbone, replace(base, upsample=replace(base.upsample, strategy=strategy)))
+            rows.append({"clip": clip.name, "strategy": strategy})
+            try:
+                with tqdm(total=len(clip.frames), desc=f"{clip.name} {strategy}", unit="frame", disable=None) as bar:
+                    result, memory = run(vidseg, clip, bar)
+            except InputError as error:
+                rows[-1]["not run"] = str(error)
+                continue
+            labels[strategy] = result.labels
+            if "direct" in labels:
+                rows[-1]["agreement"] = float((labels["direct"] == result.labels).mean())
+            rows[-1] |= scores(result, clip) | {
+                "seconds per frame": sum(result.timings.values()) / len(clip.frames),
+                "upsample": result.timings["upsample"] / len(clip.frames), "memory, GB": memory,
+            }  # fmt: skip
+    record = vidseg.record({})
+    device = backbone.device
+    record["processor"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    if Path(options.model).is_dir():  # where it lies is its owner's business
+        record["model"] = _name(options.model)
+    return rows, {k: record[k] for k in ("settings", "model", "dtype", "versions", "processor")} | {"offload": options.offload}
+
+
+def _name(model: str) -> str:
+    return Path(model).resolve().name
 
 
 def table(rows: list[dict]) -> str:
@@ -105,7 +123,7 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run the check and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="sd21-base")
@@ -113,14 +131,16 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=28, help="of each clip (default: 28, two windows)")
     parser.add_argument("--device")
     parser.add_argument("--dtype")
+    parser.add_argument("--size", metavar="WxH", help="working size (default: the model's native area)")
+    parser.add_argument("--offload", action="store_true", help="keep weights in main memory until they run")
     parser.add_argument("--out", type=Path, default=Path("outputs", "gpu-check"))
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     try:
         rows, made_with = check(options)
     except InputError as error:
         print(f"gpu-check: {error}", file=sys.stderr)
         return 2
-    folder = options.out / Path(options.model).name
+    folder = options.out / _name(options.model)
     folder.mkdir(parents=True, exist_ok=True)
     title = f"# {made_with['model']} on {made_with['processor']}, {made_with['dtype']}\n\n"
     with replacing(folder / "report.md") as path:

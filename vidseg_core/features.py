@@ -49,7 +49,7 @@ def extract_features(
         progress(len(latents[part]))
         return tuple(sum(q[n] for q in queries) / len(queries) for n in range(2))
 
-    chunks = backbone.pieces.run(len(latents), len(latents) if backbone.coupled else s.chunk, chunk)
+    chunks = backbone.in_pieces(len(latents), s.chunk, chunk)
     context, match = (torch.cat(maps) for maps in zip(*chunks, strict=True))
     context = normalise(context, s.normalise)
     return Features(append_position(context, s.position), normalise(match, s.normalise))

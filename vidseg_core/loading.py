@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
 from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from vidseg_core.errors import InputError
 from vidseg_core.memory import out_of_memory
 from vidseg_core.registry import Model
 from vidseg_core.video_backbone import ImageEncoder, VideoBackbone
-from vidseg_core.weights import STEMS, locate, resolve, variant
+from vidseg_core.weights import STEMS, files, locate, resolve, variant
 
 
 def load_backbone(
@@ -29,8 +30,8 @@ def load_backbone(
     hub id OWNER/NAME of one of these families.
 
     `device` None: cuda, then mps, then cpu. `dtype` (float32, float16, bfloat16) None: float16 on cuda, float32 elsewhere.
-    `offload`: weights stay in main memory and each part moves to `device` while it runs. Reads safetensors only and runs no
-    code that comes with the weights. Raises InputError for a name that is unknown or weights that cannot be had or do not fit.
+    `offload`: weights stay in main memory, and the part that runs is on `device`. Reads safetensors only and runs no code that
+    comes with the weights. Raises InputError for a name that is unknown or weights that cannot be had or do not fit.
     """
     model = resolve(name_or_path)
     where = _device(device)
@@ -56,12 +57,13 @@ def load_backbone(
 
 def check_memory(folder: Path, model: Model, device: torch.device, dtype: torch.dtype) -> None:
     """Raises InputError if the weights alone do not fit into the free memory of `device` (cpu or cuda)."""
-    need = 0.0
+    half, need = dtype.itemsize == 2, 0.0
     for part in STEMS:
-        name, half = variant(folder, part, dtype.itemsize == 2), dtype.itemsize == 2
-        files = [f for f in (folder / part).glob("*.safetensors") if (".fp16." in f.name) == (name == "fp16")]
-        stored = sum(f.stat().st_size for f in files)
-        need += stored * (1 if (name == "fp16") == half else 0.5 if half else 2)
+        stored = sum(f.stat().st_size for f in files(folder, part, half) if f.is_file())
+        if part == "text_encoder":  # always runs on the CPU
+            stored *= device.type == "cpu"
+        exact = part == "text_encoder" or (part == "vae" and model.family == "video")  # float32 whatever is asked for
+        need += stored * (4 if exact else dtype.itemsize) / (2 if variant(folder, part, half) else 4)
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
     elif device.type == "cpu":
@@ -78,10 +80,11 @@ def check_memory(folder: Path, model: Model, device: torch.device, dtype: torch.
 
 
 class _Parts:
-    """Loads the parts of one folder; `offload` leaves them in main memory with a hook that brings them over to run."""
+    """Loads the parts of one folder; `offload` leaves them in main memory with a hook that brings them over in turn."""
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, offload: bool):
         self.folder, self.device, self.dtype, self.offload = folder, device, dtype, offload
+        self.turns = _Turns(device)
 
     def backbone(self, model: Model) -> Backbone:
         """All parts together."""
@@ -102,9 +105,7 @@ class _Parts:
         network = network.eval().requires_grad_(False)
         if not self.offload:
             return network.to(self.device)
-        from accelerate import cpu_offload_with_hook
-
-        return cpu_offload_with_hook(network, self.device)[0]
+        return add_hook_to_module(network, self.turns)
 
     def codec(self, video: bool) -> Codec:
         """SVD's autoencoder runs in float32, as diffusers' own pipeline does: its encoder overflows in half precision."""
@@ -145,6 +146,27 @@ class _Parts:
         how = json.loads((self.folder / "feature_extractor" / "preprocessor_config.json").read_text())
         network = self.network(CLIPVisionModelWithProjection, "image_encoder")
         return ImageEncoder(network, network.config.image_size, tuple(how["image_mean"]), tuple(how["image_std"]))
+
+
+class _Turns(ModelHook):
+    """One hook that several networks share: before one of them runs, the one that ran before goes back to main memory.
+
+    accelerate's own `CpuOffload` sends back one given predecessor, and only if there is one: but here the codec, the UNet and
+    the image encoder run in any order, window after window. diffusers calls `pre_forward` before encode and decode, too.
+    """
+
+    def __init__(self, execution_device: torch.device):
+        self.execution_device, self.there = execution_device, None
+
+    def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[tuple, dict]:
+        """Bring `module` over, unless it ran last; the arguments are on the device already."""
+        if self.there is not module:
+            if self.there is not None:
+                self.there.to("cpu")
+            self.there = None  # should memory run out now, a further attempt moves the rest
+            module.to(self.execution_device)
+            self.there = module
+        return args, kwargs
 
 
 def _device(name: str | None) -> torch.device:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +16,23 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
     )
+
+
+TOO_SMALL = (
+    "the device's memory is too small for one pass: take a smaller working size (--size), half precision "
+    "(--dtype float16), --offload, the direct strategy (--strategy direct), or a shorter window for a video model"
+)
+
+
+@contextmanager
+def memory_checked() -> Iterator[None]:
+    """Out of memory inside the block, where nothing is left to divide, raises the InputError that names the remedies."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise InputError(TOO_SMALL) from error
 
 
 class Pieces:
@@ -47,10 +65,7 @@ class Pieces:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if failed == 1:
-            raise InputError(
-                "the device's memory is too small for one pass: take a smaller working size (--size), half precision "
-                "(--dtype float16), --offload, the direct strategy (--strategy direct), or a shorter window for a video model"
-            )
+            raise InputError(TOO_SMALL)
         if self.limit is None:
             warnings.warn(f"out of memory with {failed} images in a pass: halved, and halved again if need be", stacklevel=3)
         self.limit = failed // 2

@@ -41,6 +41,9 @@ class Group:
 Pair = tuple[Group, Tensor, Tensor]
 """(group, plus [n, c, h, w], minus [n, c, h, w]): clean latents predicted with +lambda and -lambda."""
 
+Steps = tuple[list[Tensor], list[dict[str, Tensor]], Recording]
+"""What `unmodulated_steps` gives: latents and attention of each step, and the recording of the first."""
+
 
 def plan(cells: Integer[Tensor, "f h w"], separation: int | None, coupled: bool) -> Group:
     """All that has to be modulated in a window. Masks of one frame that are more than `separation` cells apart go together;
@@ -96,7 +99,7 @@ def direct_pairs(
             backbone.denoise(noisy[part], s.timestep, condition=condition)
         return part, record
 
-    for part, record in backbone.pieces.run(len(noisy), len(noisy) if backbone.coupled else s.chunk, plain):
+    for part, record in backbone.in_pieces(len(noisy), s.chunk, plain):
         group = plan(refined[part], s.separation, backbone.coupled)
         unit = len(noisy) if backbone.coupled else 1  # what a pass cannot be divided below
         run = partial(_modulated, backbone, noisy[part], group, record, s, condition, part.start, unit)
@@ -125,28 +128,33 @@ def reference_pairs(
     and keys of attention (`backbone.injected`) come from the unmodulated pass, and outside the mask so does the latent."""
     start = latents + backbone.schedule(s.steps)[1][s.start_step] * noise
 
-    def plain(part: slice) -> tuple[slice, list[Tensor], list[dict[str, Tensor]], Recording]:
-        return part, *unmodulated_steps(backbone, start[part], condition, s)
+    def plain(part: slice) -> tuple[slice, Steps]:
+        return part, unmodulated_steps(backbone, start[part], condition, s)
 
-    for part, plains, recorded, record in backbone.pieces.run(len(start), len(start) if backbone.coupled else s.chunk, plain):
+    for part, steps in backbone.in_pieces(len(start), s.chunk, plain):
         group = plan(refined[part], None, coupled=False)
         for name in refined[part].unique():
             found = group[(group.owners == name).all(2).all(1)]
-            here, x, cells = found.frames, start[part], refined[part] == name
-            frames = torch.arange(len(cells), device=cells.device) if backbone.coupled else here
-            rows = frames if s.scale is None else torch.cat([frames, frames + len(cells)])  # both halves of a guided batch
-            injected = [{path: q if len(frames) == len(cells) else q[rows] for path, q in step.items()} for step in recorded]
-            kept = [p[frames] for p in plains]
-            with_sign = partial(
-                modulated_steps, backbone, x[frames], cells[frames], kept, injected, (record, rows), condition, s
-            )
-            plus, minus = (with_sign(sign)[here if backbone.coupled else slice(None)] for sign in (1, -1))
-            yield Group(part.start + here, found.masks, found.owners, found.share), plus, minus
+            run = partial(_both_signs, backbone, start[part], refined[part] == name, found, steps, s, condition, part.start)
+            yield from backbone.in_pieces(len(found), len(found), run)
 
 
-def unmodulated_steps(
-    backbone: Backbone, x: Tensor, condition: Condition | None, settings: UpsampleSettings
-) -> tuple[list[Tensor], list[dict[str, Tensor]], Recording]:
+def _both_signs(
+    backbone: Backbone, x: Tensor, cells: Tensor, group: Group, steps: Steps, s: UpsampleSettings,
+    condition: Condition | None, first: int, batch: slice,
+) -> Pair:  # fmt: skip
+    """The paper's schedule for one mask in the frames of `batch`; a video model's window is run whole, whatever these are."""
+    plains, recorded, record = steps
+    group = group[batch]
+    frames = torch.arange(len(cells), device=cells.device) if backbone.coupled else group.frames
+    rows = frames if s.scale is None else torch.cat([frames, frames + len(cells)])  # both halves of a guided batch
+    kept = [p[frames] for p in plains]
+    with_sign = partial(modulated_steps, backbone, x[frames], cells[frames], kept, recorded, (record, rows), condition, s)
+    plus, minus = (with_sign(sign)[group.frames if backbone.coupled else slice(None)] for sign in (1, -1))
+    return Group(first + group.frames, group.masks, group.owners, group.share), plus, minus
+
+
+def unmodulated_steps(backbone: Backbone, x: Tensor, condition: Condition | None, settings: UpsampleSettings) -> Steps:
     """The latent after each step from `start_step` on, the outputs of `backbone.injected()` during it, and a recording of the
     first step up to the modulated block."""
     timesteps, sigmas = backbone.schedule(settings.steps)
@@ -165,20 +173,27 @@ def modulated_steps(
     backbone: Backbone, x: Tensor, cells: Tensor, plain: list[Tensor], injected: list[dict[str, Tensor]],
     replay: tuple[Recording, Tensor], condition: Condition | None, settings: UpsampleSettings, sign: int,
 ) -> Tensor:  # fmt: skip
-    """The final latent of one mask and sign. `cells` [n, h, w] bool; `plain`, `injected` and the recording as
-    `unmodulated_steps` made them, the latter with the rows that it is replayed at: the first step up to the modulated block
-    is the same with and without modulation."""
+    """The final latent of one mask and sign. `cells` [n, h, w] bool; `plain` is that of these n frames, `injected` and the
+    recording are all that `unmodulated_steps` made, the latter with the rows that belong to the n frames: the first step up
+    to the modulated block is the same with and without modulation."""
+    record, rows = replay
     timesteps, sigmas = backbone.schedule(settings.steps)
     shift = cells.float() * sign * settings.strength
     shift = shift if settings.scale is None else torch.cat([shift, shift])
     mask = F.interpolate(cells[:, None].float(), size=x.shape[-2:], mode="nearest-exact")
     for n, step in enumerate(range(settings.start_step, settings.steps)):
-        edits: dict[str, Callable[[Tensor], Tensor]] = {p: lambda _, value=v: value for p, v in injected[n].items()}
+        edits: dict[str, Callable[[Tensor], Tensor]] = {p: partial(_rows, backbone, v, rows) for p, v in injected[n].items()}
         if n == 0:
             edits |= backbone.modulation(settings.block, shift, len(x))
-        with backbone.edit(edits), backbone.replay(*replay) if n == 0 else nullcontext():
+        with backbone.edit(edits), backbone.replay(record, rows) if n == 0 else nullcontext():
             clean = backbone.denoise(x, timesteps[step], settings.scale, condition)
         x = euler_step(x, clean, sigmas[step], sigmas[step + 1])
         if step <= settings.blend_until:
             x = x * mask + plain[n] * (1 - mask)
     return x
+
+
+def _rows(backbone: Backbone, recorded: Tensor, rows: Tensor, _: Tensor) -> Tensor:
+    """The edit that puts what was recorded in the place of an output. Rows are chosen here, so that one layer at a time is
+    copied; a video model's are those of whole windows, and its tokens do not lie along the batch."""
+    return recorded if backbone.coupled or len(rows) == len(recorded) else recorded[rows]

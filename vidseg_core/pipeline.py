@@ -21,6 +21,7 @@ from vidseg_core.backbone import Backbone
 from vidseg_core.correspondence import Tracks
 from vidseg_core.errors import InputError
 from vidseg_core.features import Features, extract_features
+from vidseg_core.memory import memory_checked
 from vidseg_core.scene import Scene, check_drawn, check_mask, open_scene
 from vidseg_core.settings import Settings
 from vidseg_core.upsample import upsample
@@ -171,11 +172,11 @@ class VidSeg:
         scene = result.scene.cut(num_segments)
         coarse, refined = result.at(num_segments)
         settings = replace(self.settings, context=replace(self.settings.context, num_segments=num_segments))
-        started, tick, labels = time.perf_counter(), progress or (lambda stage, frames: None), []
-        for start in range(0, len(refined), settings.window):
-            part = slice(start, start + settings.window)
-            labels.append(self._upsample(result.frames[part], refined[part], tick))
-        timings = {**result.timings, "upsample": time.perf_counter() - started}
+        timings, tick, labels = dict(result.timings), progress or (lambda stage, frames: None), []
+        with _stage(self.backbone, timings, "upsample"):
+            for start in range(0, len(refined), settings.window):
+                part = slice(start, start + settings.window)
+                labels.append(self._upsample(result.frames[part], refined[part], tick))
         return replace(result, coarse=coarse, refined=refined, labels=np.concatenate(labels), scene=scene, timings=timings,
                        record={**self.record(timings), "settings": settings.to_dict()})  # fmt: skip
 
@@ -193,17 +194,17 @@ class VidSeg:
         s = self.settings
         for frames in groups:
             seconds: dict[str, float] = {}
-            with _clock(self.backbone, seconds, "features"):
+            with _stage(self.backbone, seconds, "features"):
                 features = extract_features(self.backbone, self.images(frames), s, partial(progress, "features"))
-            with _clock(self.backbone, seconds, "context"):
+            with _stage(self.backbone, seconds, "context"):
                 scene = scene or open_scene(features, s, first_mask, names)
                 coarse = scene.context.predict(features.context)
                 progress("context", len(frames))
-            with _clock(self.backbone, seconds, "refine"):
+            with _stage(self.backbone, seconds, "refine"):
                 refined = scene.refine(features, coarse, s.refine)
                 progress("refine", len(frames))
             clusters = tuple(maps.cpu().numpy() for maps in (coarse, refined.labels))
-            with _clock(self.backbone, seconds, "upsample"):
+            with _stage(self.backbone, seconds, "upsample"):
                 labels = self._upsample(frames, scene.segment[clusters[1]], progress)
             yield WindowResult(
                 start=start, frames=frames, features=Features(features.context.cpu(), features.match.cpu()),
@@ -243,9 +244,11 @@ def _version(package: str) -> str:
 
 
 @contextmanager
-def _clock(backbone: Backbone, seconds: dict[str, float], stage: str) -> Iterator[None]:
+def _stage(backbone: Backbone, seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Measure a stage; also what `Pieces` does not divide, such as the codec, may run out of memory there."""
     backbone.synchronize()
     started = time.perf_counter()
-    yield
+    with memory_checked():
+        yield
     backbone.synchronize()
     seconds[stage] = time.perf_counter() - started

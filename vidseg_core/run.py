@@ -20,6 +20,7 @@ import numpy as np
 from vidseg_core.errors import InputError
 from vidseg_core.evaluate import difference
 from vidseg_core.files import UnfinishedFolder, replacing
+from vidseg_core.registry import TINY
 from vidseg_core.results import drop_masks, write_masks, write_run
 from vidseg_core.settings import Settings
 from vidseg_core.video import Clip
@@ -98,15 +99,15 @@ class Job:
         # torch and diffusers take seconds to import: not before the input is checked
         import torch
 
+        from vidseg_core.fingerprint import fingerprint_parts
         from vidseg_core.loading import load_backbone
         from vidseg_core.pipeline import VidSeg
-        from vidseg_core.scoring import fingerprint
 
         if threads is not None:
             torch.set_num_threads(threads)  # sums are rounded in the order of the threads
         backbone = load_backbone(self.model, self.device, self.dtype, self.offload)
         vidseg = VidSeg(backbone, self.settings)
-        record = {**vidseg.record({}), "weights": fingerprint(backbone.unet)}
+        record = {**vidseg.record({}), "weights": fingerprint_parts(backbone)}
         del record["seconds"]
         return vidseg, record
 
@@ -125,6 +126,7 @@ def run_job(job: Job, folder: UnfinishedFolder, resume: bool, bars: Bars) -> Fin
             return None
         _check_begun(folder, begun, resume, asked)
         vidseg, record = job.load(begun and begun.record.get("threads"))
+        _say_where(job, record)
         record = {"input": job.words, **asked, **record}
         if begun is not None:
             _refuse_other(folder, begun.record, record)
@@ -134,6 +136,15 @@ def run_job(job: Job, folder: UnfinishedFolder, resume: bool, bars: Bars) -> Fin
             _write_rest(job, folder, done, tick)
         folder.publish()
         return done
+
+
+def _say_where(job: Job, record: dict[str, Any]) -> None:
+    """A real model takes hours where there is no GPU, and one that torch cannot use is no error; the embedded one is fast."""
+    if record["model"] == TINY.name:
+        return
+    hint = "; no GPU that torch can use was found, see pytorch.org for a build with CUDA"
+    alone = record["device"] == "cpu" and job.device is None
+    print(f"{record['model']} on {record['device']}, {record['dtype']}{hint if alone else ''}", file=sys.stderr)
 
 
 def _segment(job: Job, vidseg: "VidSeg", folder: UnfinishedFolder, done: Finished, tick) -> Finished:

@@ -6,9 +6,10 @@ the network predicts v); attention is spatial ([f, h * w, d]) and temporal ([h *
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -86,6 +87,10 @@ class VideoBackbone(Backbone):
         scale = torch.linspace(low, high, f, device=self.device).view(1, f, 1, 1, 1)
         unconditional, output = output.float().chunk(2)
         return (unconditional + scale * (output - unconditional)).flatten(0, 1)
+
+    def in_pieces(self, frames: int, size: int, work: Callable[[slice], Any]) -> Iterator[Any]:
+        """As for an image model, but a window is one piece: raises InputError if it does not fit, instead of dividing it."""
+        return self.pieces.run(1, 1, lambda _: work(slice(0, frames)))
 
     def replay(self, record: hooks.Recording, rows: Tensor) -> AbstractContextManager[None]:
         """As for an image model, but `rows` [n * f] must be the whole window of f frames, n times."""

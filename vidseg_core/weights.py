@@ -80,6 +80,11 @@ def variant(folder: Path, part: str, half: bool) -> str | None:
     return "fp16" if "fp16" in there and (half or None not in there) else None
 
 
+def files(folder: Path, part: str, half: bool) -> list[Path]:
+    """The files that the weights of a part are read from, in the variant that is taken."""
+    return _files(folder / part, STEMS[part], variant(folder, part, half))
+
+
 def _local(source: str) -> Path | None:
     return next((f for f in (data_folder() / source, Path(source)) if (f / "unet").is_dir()), None)
 
@@ -93,13 +98,18 @@ def _cached(source: str) -> Path | None:
     return Path(config).parents[1] if isinstance(config, str) else None
 
 
-def _lacking(folder: Path, stem: str, name: str | None) -> bool:
-    """Whether the weights of one variant, in one file or in shards, are not all there."""
+def _files(folder: Path, stem: str, name: str | None) -> list[Path]:
+    """The files of one variant of the weights: the shards that an index lists, or one."""
     infix = f".{name}" if name else ""
     index = folder / f"{stem}.safetensors.index{infix}.json"
     if index.is_file():
-        return not all((folder / f).is_file() for f in set(json.loads(index.read_text())["weight_map"].values()))
-    return not (folder / f"{stem}{infix}.safetensors").is_file()
+        return [folder / f for f in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    return [folder / f"{stem}{infix}.safetensors"]
+
+
+def _lacking(folder: Path, stem: str, name: str | None) -> bool:
+    """Whether the weights of one variant are not all there."""
+    return not all(f.is_file() for f in _files(folder, stem, name))
 
 
 def _download(model: Model, source: str, half: bool) -> Path:
@@ -125,7 +135,8 @@ def _fetch(source: str, patterns: list[str]) -> Path:
             f"{source} is gated: accept its licence on https://huggingface.co/{source}, then run `hf auth login`"
         ) from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        if isinstance(error, errors.IncompleteSnapshotError) or _cached(source):
+        partial = getattr(errors, "IncompleteSnapshotError", ())  # huggingface_hub has it from 1.x on
+        if isinstance(error, partial) or _cached(source):
             raise InputError(
                 f"{source} was downloaded in part and the hub cannot be reached: with a network, run the same command again"
             ) from error
@@ -135,6 +146,6 @@ def _fetch(source: str, patterns: list[str]) -> Path:
         ) from error
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
         raise InputError(f"the hub has no model {source!r} that is open to you: check the name, or take a mirror") from error
-    except OSError as error:
-        reason = "the disk is full" if error.errno == 28 else type(error).__name__
+    except Exception as error:  # a broken connection is an error of requests, httpx or httpx2, as the hub's client has it
+        reason = "the disk is full" if getattr(error, "errno", None) == 28 else type(error).__name__
         raise InputError(f"{source} could not be downloaded ({reason}): run the same command again, it resumes") from error
