@@ -177,6 +177,7 @@ def measured(quick: bool) -> None:
 def draw(rows: list[dict]):
     """Seconds against the number of masks and against the number of frames, both strategies."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, NullLocator
 
     figure = Figure(figsize=(8, 3), layout="constrained")
     for axes, fixed, varied in zip(figure.subplots(1, 2), ("frames", "K"), ("K", "frames"), strict=True):
@@ -185,6 +186,11 @@ def draw(rows: list[dict]):
             points = [(r[varied], r["seconds"]) for r in rows if r["strategy"] == strategy and r[fixed] == value]
             axes.plot(*zip(*points, strict=True), "o-", label=name)
         axes.set(xlabel=varied, ylabel="seconds", yscale="log", xscale="log", title=f"{fixed} = {value}")
+        ticks = sorted({r[varied] for r in rows if r[fixed] == value})
+        axes.xaxis.set_major_locator(FixedLocator(ticks))
+        axes.xaxis.set_major_formatter("{x:.0f}")
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.grid(alpha=0.3)
         axes.legend()
     return figure
