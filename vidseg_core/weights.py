@@ -135,7 +135,7 @@ def _fetch(source: str, patterns: list[str]) -> Path:
             f"{source} is gated: accept its licence on https://huggingface.co/{source}, then run `hf auth login`"
         ) from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        partial = getattr(errors, "IncompleteSnapshotError", ())  # huggingface_hub has it from 1.x on
+        partial = getattr(errors, "IncompleteSnapshotError", ())  # older versions of huggingface_hub lack it
         if isinstance(error, partial) or _cached(source):
             raise InputError(
                 f"{source} was downloaded in part and the hub cannot be reached: with a network, run the same command again"
