@@ -229,7 +229,7 @@ def explore_failures(results: Mapping[str, Mapping[str, Judged]]) -> Explorer:
     return Explorer(
         draw, lambda panel, x, y: {"place": int(np.clip(round(x), 0, length - 1))},
         clip=choice("clip", next(iter(results)), list(results)), method=choice("method", next(iter(first)), list(first)),
-        metric=choice("measure", METRICS[0], METRICS), place=slider("labelled frame", length - 1, 0, length - 1, live=True),
+        metric=choice("measure", METRICS[0], METRICS), place=slider("frame shown", length - 1, 0, length - 1, live=True),
     )  # fmt: skip
 
 
