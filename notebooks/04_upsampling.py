@@ -325,6 +325,7 @@ for d in (0.0, 0.7, 1.0):
     agree[d] = (modulation.set(damping=d).shown["labels"] == maps["cells"]).mean()
 print("pixels labelled as their cells:", {d: f"{share:.1%}" for d, share in agree.items()})
 assert agree[0.0] > agree[0.7] > agree[1.0]
+_ = modulation.set(damping=own.damping)
 for t in (20, 100, 400):
     found, _ = bench.run(replace(own, timestep=t))
     print(f"t = {t}: {(found == truth)[close].mean():.1%} right near borders")
