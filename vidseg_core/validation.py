@@ -9,6 +9,12 @@ def check(settings: Any) -> None:
     """Raises InputError for a `Settings` that no run could use."""
     for part in (settings.features, settings.context, settings.refine, settings.upsample, settings):
         _check_choices(part)
+    _check_counts(settings)
+    _check_ranges(settings)
+
+
+def _check_counts(settings: Any) -> None:
+    """What is counted is 1 or more, and fits into what it is part of."""
     positive = {
         "features.ensemble": settings.features.ensemble, "features.chunk": settings.features.chunk,
         "context.num_clusters": settings.context.num_clusters, "context.restarts": settings.context.restarts,
@@ -32,6 +38,15 @@ def check(settings: Any) -> None:
         raise InputError(
             f"context.num_clusters is {settings.context.num_clusters}; masks hold numbers 0..254, so give at most 255"
         )
+    if settings.context.num_segments is not None and settings.context.num_segments > settings.context.num_clusters:
+        raise InputError(
+            f"{settings.context.num_segments} segments cannot be cut from {settings.context.num_clusters} clusters; "
+            "ask for fewer segments or more clusters"
+        )
+
+
+def _check_ranges(settings: Any) -> None:
+    """Distances, shares and levels lie where they have a meaning."""
     if (settings.upsample.separation or 0) < 0:
         raise InputError(
             f"upsample.separation is {settings.upsample.separation}; give 0 or more cells, or None for each mask alone"
@@ -51,11 +66,6 @@ def check(settings: Any) -> None:
         raise InputError("upsample.blur_size must be odd and blur_sigma above 0; 1 switches the blur off")
     if not 0 <= (settings.upsample.start_step or 0) < settings.upsample.steps:
         raise InputError(f"upsample.start_step is {settings.upsample.start_step}; give one of 0..{settings.upsample.steps - 1}")
-    if settings.context.num_segments is not None and settings.context.num_segments > settings.context.num_clusters:
-        raise InputError(
-            f"{settings.context.num_segments} segments cannot be cut from {settings.context.num_clusters} clusters; "
-            "ask for fewer segments or more clusters"
-        )
 
 
 def _check_choices(part: Any) -> None:
