@@ -39,7 +39,7 @@ def stage_2(backbone) -> None:
     report(explorer, "02 flicker", start=[3, 5], num_clusters=[4, 12, 20])
     story = context.arrival(late.frames, moving, late.labels, 3)
     explorer = context.explore_memory({"arrival": story}, ContextSettings())
-    report(explorer, "02 memory", frame=[9, 14], window=[7], neighbours=[8], update=[False])
+    report(explorer, "02 memory", frame=[9, 14], window=[7], neighbours=[8], keeps=["window"])
     vidseg = VidSeg(backbone, Settings(context=ContextSettings(num_segments=1)))
     with tempfile.TemporaryDirectory() as folder:
         naming = Naming(vidseg, vidseg(cup.frames[:14]), folder)
