@@ -34,6 +34,7 @@ from IPython.display import Markdown
 
 from vidseg_core import load_backbone, sample_clip
 from vidseg_core.datasets import open_dataset
+from vidseg_core.explore import ablation
 from vidseg_core.explore import evaluation as explore
 from vidseg_core.metrics import video_consistency
 from vidseg_core.pictures import evaluation as pictures
@@ -224,25 +225,25 @@ assert failures.set(clip="box", method="vidseg", metric="F").picture.value != be
 # of less than two errors may be chance.
 
 # %%
-tables = explore.read_ablations()
-print(explore.availability(tables))
-pictures.show_gains(tables, "mIoU", explore.availability(tables))
+tables = ablation.read_ablations()
+print(ablation.availability(tables))
+pictures.show_gains(tables, "mIoU", ablation.availability(tables))
 
 # %% [markdown]
 # Each point is the gain over the row that the group is compared with: *stages* over "modulation off: bilinear" or the coarse cells, λ and *passes* (which masks share one) over all
 # stages, the other groups over the coarse cells. A hollow point is that row itself. Left of 0 a change does harm: "off" rows *should* lie there if the stage helps. The same for the outlines:
 
 # %%
-pictures.show_gains(tables, "F", explore.availability(tables))
+pictures.show_gains(tables, "F", ablation.availability(tables))
 
 # %%
 for name, table in tables.items():
     assert {line["group"] for line in table} == set(pictures.GROUPS), f"{name}: a group is missing"
-    full, cut = (explore.find_row(table, row) for row in ("all stages, pixels", "modulation off: bilinear"))
+    full, cut = (ablation.find_row(table, row) for row in ("all stages, pixels", "modulation off: bilinear"))
     assert 0 < full["mIoU"] < 1 and np.isclose(full["mIoU"] - cut["mIoU"], full["mIoU gain"], atol=1e-3)
-    default = explore.find_row(table, "lambda = 10", "strength")
+    default = ablation.find_row(table, "lambda = 10", "strength")
     assert np.isclose(default["mIoU"], full["mIoU"], atol=1e-4) and default["mIoU gain"] == 0, "the same setting twice"
-    alone = explore.find_row(table, "modulation, refinement and context off")
+    alone = ablation.find_row(table, "modulation, refinement and context off")
     print(f"{name}: context, refinement and modulation bring {100 * (full['mIoU'] - alone['mIoU']):.1f} points of mIoU")
 
 # %% [markdown]
@@ -251,7 +252,7 @@ for name, table in tables.items():
 # paper's numbers; we could run neither here. "Second-hand" means that we have not checked the number in the paper itself.
 
 # %%
-Markdown(explore.beside_published(tables))
+Markdown(ablation.beside_published(tables))
 
 # %% [markdown]
 # - **All VidSeg scores name clusters by the ground truth of frame 0**, the paper's as ours. A supervised model gets no such help, but was trained on labels of the same set.

@@ -8,6 +8,7 @@ import pytest
 from vidseg_core import InputError, Settings
 from vidseg_core.baselines import make_method
 from vidseg_core.datasets import open_dataset
+from vidseg_core.explore import ablation
 from vidseg_core.explore import evaluation as explore
 from vidseg_core.labelled import Dataset, LabelledArrays
 from vidseg_core.metrics import VOID
@@ -112,29 +113,29 @@ def test_errors_are_black_and_void_is_none(clip):
 
 
 def test_ablation_tables(tmp_path):
-    assert explore.read_ablations(tmp_path) == {}
-    assert "camvid and davis" in explore.availability({}) and explore.COMMAND in explore.availability({})
+    assert ablation.read_ablations(tmp_path) == {}
+    assert "camvid and davis" in ablation.availability({}) and ablation.COMMAND in ablation.availability({})
     (tmp_path / "ablation_davis.csv").write_text(
         HEAD + "stages," + FULL + "stages,modulation off: bilinear,bilinear,0.48,,,,\n"
     )
-    tables = explore.read_ablations(tmp_path)
-    line = explore.find_row(tables["davis"], "all stages, pixels")
+    tables = ablation.read_ablations(tmp_path)
+    line = ablation.find_row(tables["davis"], "all stages, pixels")
     assert (line["mIoU"], line["mIoU gain"], line["against"]) == (0.5, 0.02, "modulation off: bilinear")
-    assert np.isnan(explore.find_row(tables["davis"], "modulation off: bilinear")["mIoU gain"])
-    assert "of camvid:" in explore.availability(tables) and "davis:" not in explore.availability(tables)
-    assert explore.beside_published(tables).splitlines()[-1].endswith("| frame 0 | 50.0 | – |")
+    assert np.isnan(ablation.find_row(tables["davis"], "modulation off: bilinear")["mIoU gain"])
+    assert "of camvid:" in ablation.availability(tables) and "davis:" not in ablation.availability(tables)
+    assert ablation.beside_published(tables).splitlines()[-1].endswith("| frame 0 | 50.0 | – |")
     with pytest.raises(InputError, match="no row 'K = 3'"):
-        explore.find_row(tables["davis"], "K = 3")
+        ablation.find_row(tables["davis"], "K = 3")
     (tmp_path / "ablation_camvid.csv").write_text("# nothing\na,b\n1,2\n")
     with pytest.raises(InputError, match="no table of the ablation"):
-        explore.read_ablations(tmp_path)
+        ablation.read_ablations(tmp_path)
 
 
 def test_gains_stand_where_the_table_says(tmp_path):
     (tmp_path / "ablation_davis.csv").write_text(
         HEAD + "stages," + FULL + "stages,modulation off: bilinear,bilinear,0.48,,,,\n"
     )
-    tables = explore.read_ablations(tmp_path)
+    tables = ablation.read_ablations(tmp_path)
     axes = pictures.show_gains(tables, "mIoU", "").axes[0]
     point, (bar,) = axes.containers[0].lines[0], axes.containers[0].lines[2]
     assert point.get_xdata().tolist() == [2] and np.allclose(bar.get_segments()[0][:, 0], [1, 3])

@@ -1,6 +1,5 @@
-"""Evaluation by hand: protocols, measures and methods on the clips that come along, and the measured tables beside them."""
+"""Evaluation by hand: protocols, measures and methods on the clips that come along."""
 
-import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,13 +11,11 @@ from jaxtyping import Float, Int64, Integer
 
 from vidseg_core.backbone import Backbone
 from vidseg_core.baselines import ContextMethod, FrameMethod, FullMethod, Method, PropagationMethod, make_method
-from vidseg_core.errors import InputError
 from vidseg_core.extractors import Extractor, model_features
 from vidseg_core.features import Features
 from vidseg_core.labelled import Dataset, LabelledArrays
 from vidseg_core.metrics import boundary_f, class_iou, confusion, mean_iou, pixel_accuracy
 from vidseg_core.pictures.evaluation import show_failure
-from vidseg_core.registry import data_folder
 from vidseg_core.samples import generated_clip
 from vidseg_core.scoring import Plan, Store, given_mask, load_window, score_windows, segment_names
 from vidseg_core.settings import Settings
@@ -27,16 +24,7 @@ from vidseg_core.viz import enlarge
 from vidseg_core.widgets import Drawn, Explorer, choice, slider
 
 Maps = Integer[np.ndarray, "f H W"]
-Line = dict[str, str | float]
 METRICS = ("accuracy", "mIoU", "F")
-COMMAND = "python benchmarks/ablation.py --camvid DIR --davis DIR"
-PUBLISHED = (
-    ("VidSeg with SVD, the paper's (second-hand)", "VSPW val", "frame 0", 53.2, 89.3),
-    ("VidSeg, the paper's best (second-hand)", "VSPW val", "frame 0", 60.6, None),
-    ("EmerDiff, SD 2.1, frame by frame (second-hand)", "VSPW val", "not checked", 43.4, 68.9),
-    ("DVIS++, supervised (second-hand)", "VSPW val", "training on labels", 63.8, None),
-)  # fmt: skip
-"""(method, set, where names come from, mIoU, mVC8) in percent. Second-hand: not checked in the paper itself."""
 
 
 @dataclass(frozen=True)
@@ -231,48 +219,3 @@ def explore_failures(results: Mapping[str, Mapping[str, Judged]]) -> Explorer:
         clip=choice("clip", next(iter(results)), list(results)), method=choice("method", next(iter(first)), list(first)),
         metric=choice("measure", METRICS[0], METRICS), place=slider("frame shown", length - 1, 0, length - 1, live=True),
     )  # fmt: skip
-
-
-def read_ablations(folder: str | Path | None = None) -> dict[str, list[Line]]:
-    """The rows of ablation_camvid.csv and ablation_davis.csv, those that are there, in `folder` (default: the checkout's
-    benchmarks/results): numbers as shares, NaN where empty. Raises InputError for a file without the expected columns."""
-    folder, tables = Path(folder or data_folder().parent / "benchmarks" / "results"), {}
-    for name in ("camvid", "davis"):
-        path = folder / f"ablation_{name}.csv"
-        if not path.is_file():
-            continue
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
-        if not rows or not {"group", "row", "scored", "against", "mIoU gain", "mIoU gain error"} <= set(rows[0]):
-            raise InputError(f"{path} is no table of the ablation: make it anew with {COMMAND}")
-        words = ("group", "row", "scored", "against")
-        tables[name] = [{k: v if k in words else float(v or "nan") for k, v in row.items()} for row in rows]
-    return tables
-
-
-def find_row(table: Sequence[Line], name: str, group: str = "stages") -> Line:
-    """The row of this name. Raises InputError if there is none."""
-    for line in table:
-        if (line["group"], line["row"]) == (group, name):
-            return line
-    raise InputError(f"the ablation has no row {name!r} in group {group!r}: make it anew with {COMMAND}")
-
-
-def availability(tables: Mapping[str, object]) -> str:
-    """A sentence that says which tables are there and how to get those that are not."""
-    missing = [name for name in ("camvid", "davis") if name not in tables]
-    if not missing:
-        return "The ablation has been measured on camvid and davis."
-    return f"benchmarks/results has no ablation of {' and '.join(missing)}: `{COMMAND}` makes it (README, 'Evaluate')."
-
-
-def beside_published(tables: Mapping[str, Sequence[Line]]) -> str:
-    """A markdown table: the published scores, and ours from the ablation ("all stages, pixels", mean over clips)."""
-    rows = [(*row[:3], *("–" if v is None else f"{v:.1f}" for v in row[3:])) for row in PUBLISHED]
-    about = {"camvid": "CamVid, 11 classes, windows of 14", "davis": "DAVIS 2016, object and ground"}
-    for name, table in tables.items():
-        line = find_row(table, "all stages, pixels")
-        cells = ["–" if np.isnan(line[c]) else f"{100 * line[c]:.1f}" for c in ("mIoU", "mVC8")]
-        rows.append(("this code, embedded model", about[name], "frame 0", *cells))
-    head = "| method | set | names come from | mIoU | mVC8 |\n|---|---|---|---|---|\n"
-    return head + "\n".join(f"| {' | '.join(row)} |" for row in rows)
