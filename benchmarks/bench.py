@@ -201,7 +201,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", choices=("counted", "measured", "both"), default="both")
     parser.add_argument("--quick", action="store_true", help="two tiny cases, nothing written")
+    parser.add_argument("--threads", type=int, default=1, help="of torch: one, so that a busy neighbour does no harm")
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     if options.what != "measured":
         counted()
     if options.what != "counted":
