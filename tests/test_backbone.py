@@ -10,6 +10,7 @@ from families import small
 from scipy.fft import dctn
 
 from vidseg_core import ConditionSettings, ContextSettings, InputError, Settings, UpsampleSettings, VidSeg, load_backbone
+from vidseg_core.codec import BlockDCT
 from vidseg_core.features import QUERY, extract_features
 from vidseg_core.registry import SD21_BASE, SD_BLOCKS, SVD, data_folder
 
@@ -41,6 +42,17 @@ def test_codec_is_the_block_dct(backbone):
         for i, j in np.ndindex(2, 3):
             block = dctn(plane[4 * i : 4 * i + 4, 4 * j : 4 * j + 4], norm="ortho")
             assert abs(found[channel, i, j] - block[coefficient]) < 1e-5
+
+
+def test_codec_refuses_what_it_would_spoil(backbone, images):
+    for wrong in (images[..., :-1], images[..., :-2, :]):
+        with pytest.raises(ValueError, match="multiples of 4"):
+            backbone.codec.encode(wrong)
+    spec = {"block": 4, "luma": 2, "chroma": 1, "zigzag": [[0, 0], [0, 1]], "mean": [0.0] * 4, "std": [1.0] * 4}
+    BlockDCT(**spec)
+    for changed in ({"zigzag": [[0, 0]]}, {"std": [1.0, 1.0, 0.0, 1.0]}, {"mean": [0.0]}):
+        with pytest.raises(ValueError, match=r"fix codec\.json"):
+            BlockDCT(**spec | changed)
 
 
 def test_codec_keeps_what_it_keeps_and_decodes_differences(backbone, images):

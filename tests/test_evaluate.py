@@ -187,7 +187,7 @@ def test_it_goes_on_behind_the_newest_window_that_has_a_state(root, tmp_path, mo
 def test_a_finished_evaluation_is_read_back(root, tmp_path, monkeypatch):
     run(root, tmp_path / "out", "kmeans")
     before, told = tables(tmp_path / "out"), []
-    monkeypatch.setattr(scoring, "_method", None)
+    monkeypatch.setattr(scoring, "run_clip", None)
     run(root, tmp_path / "out", "kmeans", tell=told.append)
     assert tables(tmp_path / "out") == before and told == [f"3 of 3 clips are in {tmp_path / 'out'} already"]
 
@@ -469,6 +469,24 @@ def test_another_evaluation_is_not_gone_on_with(root, tmp_path, monkeypatch):
         monkeypatch.setattr(scoring, "_method", lambda *args, new={key: other}: (method(*args)[0], method(*args)[1] | new))
         with pytest.raises(InputError, match=f"begun with {match}: choose another --out"):
             run(root, out, "kmeans")
+
+
+def test_a_finished_run_is_not_taken_for_one_with_new_weights(root, tmp_path, monkeypatch):
+    out, method = tmp_path / "out", scoring._method
+    run(root, out, "kmeans")
+    before = (out / "results.md").read_bytes()
+    run(root, out, "kmeans")
+    made = method("kmeans", "tiny", None, QUICK)[1]
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "_method", lambda *args: (None, made | {"weights": "other"}))
+        with pytest.raises(InputError, match="begun with other weights of tiny: choose another --out"):
+            run(root, out, "kmeans")
+        patch.setattr(scoring, "_method", lambda *args: (None, made | {"weights": "other", "dtype": "float16"}))
+        run(root, out, "kmeans")  # in another precision the numbers of the same weights are others
+        patch.setattr(weights, "on_disk", lambda model: None)
+        patch.setattr(scoring, "_method", lambda *args: pytest.fail("a model was asked for that is not here"))
+        run(root, out, "kmeans")
+    assert (out / "results.md").read_bytes() == before
 
 
 def test_with_other_threads_it_does_not_go_on(root, tmp_path, monkeypatch):

@@ -125,7 +125,7 @@ def test_ranges_are_slices(tmp_path, kind, start, stop, stride):
 def test_frames_come_one_at_a_time(tmp_path, monkeypatch):
     clip = open_clip(save_images(tmp_path / "f", moving(5)))
     read = []
-    monkeypatch.setattr(video, "_read_image", lambda path: read.append(path) or np.zeros((32, 48, 3), np.uint8))
+    monkeypatch.setattr(video, "read_image", lambda path: read.append(path) or np.zeros((32, 48, 3), np.uint8))
     next(iter(clip))
     assert read == [tmp_path / "f" / "frame0.png"]
 

@@ -53,6 +53,9 @@ class BlockDCT:
         self.factor, self.channels = block, luma + 2 * chroma
         if not len(mean) == len(std) == self.channels:
             raise ValueError(f"codec: {self.channels} channels but {len(mean)} means and {len(std)} deviations; fix codec.json")
+        if max(luma, chroma) > len(zigzag) or not min(std) > 0:
+            given = f"{len(zigzag)} places in zigzag for {luma} and {chroma} coefficients, deviations from {min(std)}"
+            raise ValueError(f"codec: {given}: expected as many places, and deviations above 0; fix codec.json")
         k = torch.arange(block).float()
         dct = torch.cos((2 * k[None] + 1) * k[:, None] * math.pi / (2 * block)) * math.sqrt(2 / block)
         dct[0] /= math.sqrt(2)
@@ -79,7 +82,9 @@ class BlockDCT:
         return self
 
     def encode(self, images: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
-        """See `Codec.encode`."""
+        """See `Codec.encode`. Raises ValueError for sides that would be cut."""
+        if images.shape[-2] % self.factor or images.shape[-1] % self.factor:
+            raise ValueError(f"images are {list(images.shape)}: expected sides that are multiples of {self.factor}")
         return (F.conv2d(images.to(self.analysis), self.analysis, stride=self.factor) - self.mean) / self.std
 
     def decode(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:

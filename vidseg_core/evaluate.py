@@ -18,7 +18,7 @@ from vidseg_core.errors import InputError
 from vidseg_core.labelled import AnyClip, Dataset, LabelledArrays
 from vidseg_core.report import clip_scores, never_found, percent, write_report
 from vidseg_core.results import write_json
-from vidseg_core.scoring import PROTOCOLS, Plan, Store
+from vidseg_core.scoring import PROTOCOLS, Plan, Store, refuse_other_weights
 from vidseg_core.settings import Settings
 from vidseg_core.tally import Tally
 from vidseg_core.weights import resolve
@@ -74,6 +74,8 @@ class Evaluation:
         plan = Plan(out.resolve(), len(self.dataset.classes), self.dataset.official_vc, self.method, self.model,
                     self.settings.resolve(resolve(self.model)), record["protocol"], device, threads, made,
                     self.dataset.objects)  # fmt: skip
+        if not open_:
+            refuse_other_weights(plan)
         failed, begun = {}, time.perf_counter()
         if len(open_) < len(results):
             tell(f"{len(results) - len(open_)} of {len(results)} clips are in {out} already")

