@@ -40,6 +40,13 @@ from vidseg_core.errors import InputError
 from vidseg_core.fingerprint import fingerprint
 
 
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Says the default where there is one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        return action.help if action.default in (None, []) else super()._get_help_string(action)
+
+
 class Stop:
     """`with Stop() as stop`: true once the process was asked to end (Ctrl-C, SIGTERM, a closed terminal), so that a step is
     never left half done. Asked twice, it ends at once."""
@@ -93,7 +100,7 @@ def train(trainer: Trainer, args: argparse.Namespace, origin: Mapping[str, objec
 
 def parse() -> tuple[argparse.Namespace, TrainSettings]:
     """The command line; every field of TrainSettings is an option."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=Help)
     parser.add_argument("out", type=Path, help="folder for weights, checkpoint, log, curve")
     parser.add_argument("--images", type=Path, nargs="+", default=[], metavar="FOLDER", help="images, searched through")
     parser.add_argument("--init", type=Path, metavar="FOLDER", help="diffusers folder to start from instead of random weights")

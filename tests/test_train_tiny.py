@@ -236,7 +236,7 @@ def test_samples_alone(monkeypatch, capsys, folder, tmp_path):
     [
         ({"steps": None}, "give a budget"),
         ({"steps": -5}, "--steps -5: expected 0 or more"),
-        ({"minutes": -1.0}, "--minutes -1"),
+        ({"minutes": -1.0}, "--minutes -1: expected more than 0"),
         ({"minutes": math.nan}, "--minutes nan"),
         ({"batch": 0}, "--batch 0: expected 1 or more"),
         ({"height": 32}, "--height 32: expected 64"),

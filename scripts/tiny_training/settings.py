@@ -71,8 +71,10 @@ class TrainSettings:
             least, most = RANGES.get(name, (0, ANY))
             for v in value if isinstance(value, tuple) else () if value is None else (value,):
                 if not (math.isfinite(v) and least <= v <= most):
-                    upto = f" to {most:g}" if most < math.inf else " or more"
-                    raise InputError(f"{spelled(name)} {v:g}: expected {least:g}{upto}")
+                    above = (
+                        "more than 0" if least == SMALL else f"{least:g} or more" if most == ANY else f"{least:g} to {most:g}"
+                    )
+                    raise InputError(f"{spelled(name)} {v:g}: expected {above}")
         if self.height % 16 or self.width % 16:
             raise InputError(f"crops of {self.height}x{self.width}: --height and --width must be multiples of 16")
         if self.scale_low > self.scale_high:
