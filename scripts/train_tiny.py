@@ -180,6 +180,8 @@ def main() -> None:
     except InputError as error:
         print(f"train_tiny: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:  # asked twice: what was saved last is there
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

@@ -108,6 +108,18 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(monkeypatch, ca
     assert (tmp_path / "whole" / "samples.png").read_bytes() == (tmp_path / "parts" / "samples.png").read_bytes()
 
 
+def test_asked_twice_it_ends_at_once(monkeypatch, folder, tmp_path):
+    def step(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as ended:
+        command(monkeypatch, tmp_path / "out", "--images", folder, *OPTIONS)
+    assert ended.value.code == 130 and signal.getsignal(signal.SIGINT) is before
+
+
 def test_the_head_learns_alone_at_first(monkeypatch, folder, tmp_path):
     command(monkeypatch, tmp_path / "out", "--images", folder, "--init", TINY, "--head-steps", "4", *OPTIONS)
     made, given = weights(tmp_path / "out" / "model"), weights(TINY)
