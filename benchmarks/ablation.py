@@ -96,7 +96,7 @@ def rows(base: Settings, backbone: Backbone) -> Iterator[Row]:
         features = replace(base.features, position=weight)
         yield Row("position", f"weight of (y, x) = {weight:g}", replace(off, features=features), "coarse", coarse)
     for weight in (0.0, 0.5):
-        name, changed = f"clusters named, {weight:g}", replace(off, features=replace(base.features, position=weight))
+        name, changed = f"clusters named, weight {weight:g}", replace(off, features=replace(base.features, position=weight))
         context = replace(base.context, naming="clusters")
         yield Row("position", name, replace(changed, context=context), "coarse", coarse)
     for name, blocks in single_blocks(base, backbone).items():

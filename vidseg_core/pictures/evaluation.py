@@ -139,6 +139,7 @@ def show_gains(tables: Mapping[str, Sequence[Mapping[str, str | float]]], metric
     for axes, (name, table) in zip(figure.subplots(1, len(tables), sharey=True, squeeze=False)[0], tables.items(), strict=True):
         _gains(axes, {(line["group"], line["row"]): line for line in table}, keys, metric)
         axes.set_title(name, fontsize=10)
+    figure.supxlabel(f"gain in {metric}, percent points ± standard error", fontsize=9)  # once: two do not fit side by side
     return figure
 
 
@@ -157,7 +158,6 @@ def _gains(axes: Axes, lines: Mapping, keys: Sequence[tuple[str, str]], metric: 
     axes.axvline(0, color="0.5", linewidth=0.8)
     axes.set_yticks(at, [_short(group, row) for group, row in keys], fontsize=9)
     axes.set_ylim(-0.7, len(keys) - 0.3)
-    axes.set_xlabel(f"gain in {metric}, percent points ± standard error", fontsize=9)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(left=False)
 
