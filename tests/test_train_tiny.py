@@ -218,6 +218,7 @@ def test_what_a_killed_process_left_is_no_obstacle(tmp_path):
 
     checkpoint.replace_folder(tmp_path / "model", write)
     assert (tmp_path / "model" / "file").read_text() == "made" and len(list(tmp_path.iterdir())) == 1
+    (tmp_path / "model").rename(tmp_path / ".model.old")  # killed between the two renamings
     with pytest.raises(ZeroDivisionError):
         checkpoint.replace_folder(tmp_path / "model", lambda folder: write(folder) or 1 / 0)
     assert (tmp_path / "model" / "file").read_text() == "made" and len(list(tmp_path.iterdir())) == 1
@@ -277,8 +278,10 @@ def test_folders_that_cannot_serve_are_refused(monkeypatch, capsys, folder, tmp_
     assert "no images" in refused(monkeypatch, capsys, tmp_path / "out", "--images", tmp_path / "empty", *OPTIONS)
     assert "no such folder" in refused(monkeypatch, capsys, tmp_path / "out", "--images", tmp_path / "none", *OPTIONS)
     assert "choose another OUT" in refused(monkeypatch, capsys, tmp_path / "file", "--images", folder, *OPTIONS)
-    no_unet = ["--images", folder, "--init", tmp_path / "empty", *OPTIONS]
-    assert "holds no unet/config.json" in refused(monkeypatch, capsys, tmp_path / "out", *no_unet)
+    for option in ("--init", "--mean-with"):
+        words = ["--images", folder, option, tmp_path / "empty", *OPTIONS]
+        assert "holds no unet/config.json" in refused(monkeypatch, capsys, tmp_path / "late", *words)
+    assert not (tmp_path / "late").exists(), "said only after the images"
     (tmp_path / "other" / "unet").mkdir(parents=True)
     config = json.loads((TINY / "unet" / "config.json").read_text()) | {"layers_per_block": 2}
     (tmp_path / "other" / "unet" / "config.json").write_text(json.dumps(config))

