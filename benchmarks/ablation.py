@@ -42,7 +42,7 @@ from vidseg_core.viz import enlarge
 
 SCORES = ("mIoU", "accuracy", "F", "stability", "seam stability", "mVC8")
 CLUSTERS = {"camvid": 20, "davis": 8}
-GROUPS = ("stages", "clusters", "neighbours", "strength", "passes", "position", "blocks", "timestep")
+GROUPS = ("stages", "clusters", "neighbours", "strength", "passes", "position", "normalise", "blocks", "timestep")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -92,13 +92,18 @@ def rows(base: Settings, backbone: Backbone) -> Iterator[Row]:
     for name, separation in {"each mask alone": None, "masks 1 cell apart share a pass": 1, "all share one": 0}.items():
         changed = replace(base.upsample, separation=separation)
         yield Row("passes", name, replace(base, upsample=changed), "full", "all stages, pixels")
-    for weight in (0.0, 0.25, 0.5, 1.0):
+    for weight in (0.0, 0.075, 0.15, 0.3):
         features = replace(base.features, position=weight)
         yield Row("position", f"weight of (y, x) = {weight:g}", replace(off, features=features), "coarse", coarse)
-    for weight in (0.0, 0.5):
+    for weight in (0.0, 0.15):
         name, changed = f"clusters named, weight {weight:g}", replace(off, features=replace(base.features, position=weight))
         context = replace(base.context, naming="clusters")
         yield Row("position", name, replace(changed, context=context), "coarse", coarse)
+    for name, how, weight in (("length", "l2", 0.15), ("largest entry", "max", 0.5)):  # those of the second are 4.4 long
+        features = replace(base.features, normalise=how, position=weight)
+        yield Row("normalise", f"by {name}, weight {weight:g}", replace(off, features=features), "coarse", coarse)
+        changed = replace(off, features=features, context=replace(base.context, naming="clusters"))
+        yield Row("normalise", f"clusters named, by {name}", changed, "coarse", coarse)
     for name, blocks in single_blocks(base, backbone).items():
         features = replace(base.features, blocks=blocks)
         yield Row("blocks", name, replace(off, features=features), "coarse", coarse)
@@ -297,7 +302,7 @@ def describe(dataset: Dataset, base: Settings) -> str:
     return (
         f"{dataset.name}, {len(dataset.clips)} clips with {frames} frames in all, K = {base.context.num_clusters}. In percent, "
         "mean over clips ± standard error; in brackets the difference, clip by clip, from 'modulation off: bilinear' (stages), "
-        "'coarse cells' (clusters, neighbours, position, blocks, timestep) or 'all stages, pixels' (strength, passes)."
+        "'all stages, pixels' (strength, passes) or 'coarse cells' (the other groups)."
     )
 
 

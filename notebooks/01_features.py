@@ -194,17 +194,17 @@ assert max(mean, key=lambda b: mean[b][-1]) in settings.blocks, "the decoder doe
 # | `match_blocks` | the first of them | the middle one | whose queries the correspondences compare |
 # | `timestep` | 20 | 39 | noise level |
 # | `combine` | side by side | mean | how several blocks become one vector |
-# | `normalise` | by the largest magnitude | the same | makes bright and dark cells comparable |
+# | `normalise` | by the length | by the largest magnitude | makes bright and dark cells comparable |
 # | `noise` | one for all frames | one for each | shared noise: equal pixels give equal queries |
 # | `ensemble` | 1 | 1 | draws of noise that are averaged |
 # | `schedule` | one unguided pass | two guided steps before it | "reference" runs them too |
-# | `position` | 0.5 | 0 | weight of (y, x) as two more channels: keeps far things apart |
+# | `position` | 0.15 | 0 | weight of (y, x) as two more channels: keeps far things apart |
 # | `padding` | 0 | 0 | reflected border around the frame |
 
 # %%
 print(settings)
 own = settings.timestep, settings.ensemble, settings.noise, settings.normalise
-assert own == (20, 1, "shared", "max") or MODEL != "tiny"
+assert own == (20, 1, "shared", "l2") or MODEL != "tiny"
 
 # %% [markdown]
 # ## On a GPU

@@ -4,11 +4,11 @@
 
 CAMVID and DAVIS are folders as `vidseg_core.datasets` reads them: as their owners distribute them, or CLIP/frames, CLIP/labels.
 
-Protocol, per window of 14 frames: K-means on all tokens of the window; the mask of its first frame names each cluster by
-majority (void pixels do not vote); a k-NN with k = 4, fitted on frame 0, labels every frame; coarse maps are enlarged by
-nearest neighbour. The score is one confusion matrix over all windows: mean IoU over the classes that occur, and pixel
-accuracy, void left out. "k-NN from the mask" leaves K-means out: frame 0 carries its own mask. Windows that are not full are
-dropped.
+Protocol, per window of 14 frames: each token is divided by its largest entry (`--normalise`); K-means on all tokens of the
+window; the mask of its first frame names each cluster by majority (void pixels do not vote); a k-NN with k = 4, fitted on
+frame 0, labels every frame; coarse maps are enlarged by nearest neighbour. The score is one confusion matrix over all windows:
+mean IoU over the classes that occur, and pixel accuracy, void left out. "k-NN from the mask" leaves K-means out: frame 0
+carries its own mask. Windows that are not full are dropped.
 """
 
 import argparse
@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the script also 
 from vidseg_core import InputError, load_backbone, metrics
 from vidseg_core.datasets import open_dataset
 from vidseg_core.extractors import cnn_blocks, load_cnn, side_by_side
-from vidseg_core.features import QUERY
+from vidseg_core.features import QUERY, append_position, normalise
 from vidseg_core.labelled import Dataset, LabelledClip
 
 Extractor = Callable[[torch.Tensor], np.ndarray]  # RGB in [-1, 1], [f, 3, H, W] -> tokens [f, H/8, W/8, d]
@@ -40,7 +40,7 @@ LENGTH = 14  # frames of a window, as in the reference
 NEIGHBOURS = 4  # of the k-NN, as in the reference
 QUERIES = ("up_blocks.1.attentions.0" + QUERY, "up_blocks.1.attentions.1" + QUERY)  # both at H/8
 TIMESTEP = 20  # nearly clean: the queries were aligned to features of clean images
-POSITION = 0.5  # weight of (y, x), each in [-1, 1], beside tokens whose largest entry is 1
+POSITION = {"max": 0.5, "l2": 0.15}  # weight of (y, x), each in [-1, 1]; tokens with a largest entry of 1 are 4.4 long
 
 
 @dataclass(frozen=True)
@@ -61,24 +61,14 @@ class Benchmark:
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1, truth
 
 
-def positions(shape: tuple[int, ...]) -> np.ndarray:
-    """(y, x) in [-1, 1] for tokens of shape [f, h, w, d]: [f, h, w, 2]."""
-    f, h, w = shape[:3]
-    grid = np.stack(np.meshgrid(np.linspace(-1, 1, h), np.linspace(-1, 1, w), indexing="ij"), -1)
-    return np.broadcast_to(grid, (f, h, w, 2)).astype(np.float32)
-
-
-def scaled(extract: Extractor, position: float, frames: torch.Tensor) -> np.ndarray:
-    """Tokens, each divided by its largest absolute entry as the reference does; then (y, x) times `position`, if not 0."""
-    tokens = extract(frames)
-    tokens = tokens / (np.abs(tokens).max(-1, keepdims=True) + 1e-8)
-    return np.concatenate([tokens, position * positions(tokens.shape)], -1) if position else tokens
+def scaled(extract: Extractor, position: float, how: str, frames: torch.Tensor) -> np.ndarray:
+    """Tokens, each divided by its largest absolute entry or its length; then (y, x) times `position`, if not 0."""
+    return append_position(normalise(torch.from_numpy(extract(frames)), how), position).numpy()
 
 
 def colour(frames: torch.Tensor) -> np.ndarray:
     """Mean RGB of each cell and its place: [f, h, w, 5], all in [-1, 1]."""
-    mean = F.avg_pool2d(frames, CELL).permute(0, 2, 3, 1).numpy()
-    return np.concatenate([mean, positions(mean.shape)], -1)
+    return append_position(F.avg_pool2d(frames, CELL).permute(0, 2, 3, 1), 1.0).numpy()
 
 
 def queries(folder: Path, pad: int) -> Extractor:
@@ -170,18 +160,20 @@ def row(name: str, extract: Extractor, bench: Benchmark, pad: int, seeds: int) -
 def candidates(args: argparse.Namespace, pad: int) -> dict[str, Extractor]:
     """What is compared, by name. A model is called as its folder, or as the path given if others are called so too."""
     table: dict[str, Extractor] = {}
+    how, position = args.normalise, POSITION[args.normalise]
+    length = ", by length" if how == "l2" else ""
     names = [folder.absolute().name for folder in args.models]
     for name, folder in zip(names, args.models, strict=True):
         tokens, name = queries(folder, pad), name if names.count(name) == 1 else folder
-        table[f"{name} queries"] = partial(scaled, tokens, 0)
-        table[f"{name} queries + {POSITION} (y, x)"] = partial(scaled, tokens, POSITION)
+        table[f"{name} queries{length}"] = partial(scaled, tokens, 0, how)
+        table[f"{name} queries{length} + {position} (y, x)"] = partial(scaled, tokens, position, how)
     if pad or args.no_baselines:
         return table  # padding is a cure for the UNet's border, which the others do not have
     table["colour + position"] = colour  # scaling a token of five numbers by its largest would throw brightness away
     if not args.no_cnn:
-        table["EfficientNet-Lite0, blocks 4+10+15"] = partial(scaled, cnn((4, 10, 15)), 0)
-        table["EfficientNet-Lite0, blocks 4+10"] = partial(scaled, cnn((4, 10)), 0)
-        table["EfficientNet-Lite0, blocks 4+10+15, input enlarged 2x"] = partial(scaled, cnn((4, 10, 15), 2), 0)
+        for blocks, enlarge in (((4, 10, 15), 1), ((4, 10), 1), ((4, 10, 15), 2)):
+            name = f"EfficientNet-Lite0, blocks {'+'.join(map(str, blocks))}" + (", input enlarged 2x" if enlarge == 2 else "")
+            table[name + length] = partial(scaled, cnn(blocks, enlarge), 0, how)
     return table
 
 
@@ -246,6 +238,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--davis-windows", type=int, default=None, help="windows per clip (default: all)")
     parser.add_argument("--pads", type=int, nargs="+", default=[0, 32], help="reflect padding in pixels, multiples of 16")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of K-means to average over")
+    about = "tokens are divided by their largest entry, as in the reference, or by their length, as the pipeline does"
+    parser.add_argument("--normalise", choices=POSITION, default="max", help=about)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no-baselines", action="store_true", help="the models alone")
     parser.add_argument("--no-cnn", action="store_true", help="leave EfficientNet-Lite0 out")

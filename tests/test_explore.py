@@ -120,7 +120,7 @@ def test_memory_is_that_of_the_pipeline(backbone, clip, features):
         whole = VidSeg(backbone, settings)(clip.frames, keep=())
         kept[keeps] = context.run_memory(features.context, CONTEXT, 3, keeps)
         assert (kept[keeps].labels == whole.clusters[0]).all()
-        assert kept[keeps].distance[:3].max() < 0.05 and kept[keeps].distance[3:].min() > 0.1
+        assert kept[keeps].distance[:3].max() < 0.005 and kept[keeps].distance[3:].min() > 0.05
     first = context.run_memory(features.context, CONTEXT, 3, "first")
     assert all((first.labels[:3] == k.labels[:3]).all() for k in kept.values())
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
 from sklearn.neighbors import KNeighborsClassifier
@@ -32,17 +33,16 @@ def manual_queries(unet, x, timestep, condition):
     return queries, output
 
 
-def test_features_are_the_queries(backbone, images):
-    settings = with_features(backbone, position=0.0, padding=0, noise="independent")
+@pytest.mark.parametrize(("how", "order"), [(None, 2), ("max", torch.inf)])
+def test_features_are_the_queries(backbone, images, how, order):
+    settings = with_features(backbone, position=0.0, padding=0, noise="independent", normalise=how)
     features = extract_features(backbone, images, settings)
     sigma, latents = backbone.sigma(20), backbone.encode(images)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     x = (latents + sigma * noise) / (sigma**2 + 1) ** 0.5
     queries, _ = manual_queries(backbone.unet, x, 20, torch.zeros(6, 1, 32))
-    expected = torch.cat(queries, -1)
-    expected = (expected / expected.abs().amax(-1, keepdim=True)).reshape(6, 12, 16, 192)
-    assert (features.context - expected).abs().max() < 1e-4
-    match = queries[0] / queries[0].abs().amax(-1, keepdim=True)
+    expected, match = (q / q.norm(order, dim=-1, keepdim=True) for q in (torch.cat(queries, -1), queries[0]))
+    assert (features.context - expected.reshape(6, 12, 16, 192)).abs().max() < 1e-4
     assert (features.match.flatten(1, 2) - match).abs().max() < 1e-4
 
 
@@ -78,7 +78,7 @@ def test_ensemble_is_the_mean_over_seeds(backbone, images):
         extract_features(backbone, images[:1], dataclasses.replace(with_features(backbone, position=0.0), seed=s)).match
         for s in (0, 1)
     ]
-    # each was divided by its own largest magnitude, so the mean agrees in direction, not in length
+    # each was divided by its own length, so the mean agrees in direction, not in length
     cosine = torch.cosine_similarity(both, (single[0] + single[1]) / 2, dim=-1)
     assert cosine.min() > 0.995 and (both - single[0]).abs().max() > 1e-3
 

@@ -219,6 +219,20 @@ def test_two_models_in_folders_of_one_name_are_two(script, monkeypatch):
     assert [extract.args[0](None).max() for extract in table.values()] == [7, 7, 8, 8, 7, 7]
 
 
+def test_tokens_are_divided_by_their_length_if_asked(script, monkeypatch):
+    tokens = np.array([3.0, -4.0], np.float32).reshape(1, 1, 1, 2)
+    monkeypatch.setattr(script, "queries", lambda folder, pad: lambda frames: tokens)
+    monkeypatch.setattr(script, "cnn", lambda blocks, enlarge: lambda frames: tokens)
+    found = {}
+    for how in ("max", "l2"):
+        found[how] = script.candidates(script.parse(["m", "--davis", "d", "--normalise", how]), 0)
+        bare, placed, *cnns = [extract(None).ravel().tolist() for name, extract in found[how].items() if "colour" not in name]
+        assert bare == pytest.approx([0.75, -1] if how == "max" else [0.6, -0.8]) and cnns == [bare] * 3
+        assert placed == pytest.approx([*bare, 0, 0]), "the only cell is in the middle"
+    assert list(found["l2"])[:2] == ["m queries, by length", "m queries, by length + 0.15 (y, x)"]
+    assert list(found["max"])[:2] == ["m queries", "m queries + 0.5 (y, x)"]
+
+
 def test_padding_leaves_the_position_as_it_is(script):
     """With positions appended on the padded grid the corners would have less than the weight that the row names."""
     args = script.parse([str(TINY), "--davis", "d", "--no-cnn"])

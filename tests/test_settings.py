@@ -48,6 +48,7 @@ def test_the_reference_is_what_field_says():
     assert (s.context.naming, s.context.memory, s.refine.method) == ("clusters", "window", "tracks")
     assert (s.upsample.damping, s.upsample.blur_size, s.upsample.blur_sigma) == (0.7, 5, 3.0)
     assert (s.upsample.mask_blur, s.upsample.peak, s.upsample.separation, s.upsample.blend_until) == (0.0, 1.0, None, 23)
+    assert {Settings.reference(name).features.normalise for name in MODELS} == {"max"}
     video = Settings.reference("svd").upsample
     assert (video.start_step, video.blend_until, video.guidance, video.strength) == (17, 24, (1.0, 2.5), 50.0)
     assert video.block == "up_blocks.2.attentions.2.transformer_blocks.0.attn1", "self-attention of output block 8"

@@ -42,6 +42,7 @@ class Model:
     memory_gb: tuple[int, int] | None = None
     """GPU memory in float16 for 14 frames of 512x512, "direct" and "reference" (`benchmarks/full_size_memory.py`)."""
     combine: Literal["mean", "concat"] = "mean"
+    normalise: Literal["max", "l2"] = "max"
     position: float = 0.0
     padding: int = 0
     strategy: Literal["direct", "reference"] = "reference"
@@ -72,7 +73,8 @@ TINY = Model(
     strength=10.0,
     parameters=(9.15, 0.0),
     combine="concat",
-    position=0.5,
+    normalise="l2",
+    position=0.15,
     padding=0,
     strategy="direct",
     note="embedded: works offline",

@@ -42,8 +42,9 @@ class FeatureSettings:
     frame and not a guess at it."""
     combine: Literal["mean", "concat"] | None = None
     """How several blocks become one feature. Paper: mean; the tiny model's two blocks differ in role, so concat."""
-    normalise: Literal["max", "l2"] = "max"
-    """Each token divided by its largest magnitude (paper) or by its Euclidean norm."""
+    normalise: Literal["max", "l2"] | None = None
+    """Each token divided by its largest magnitude ("max", paper) or by its Euclidean norm ("l2"), with which no single channel
+    says how far apart tokens are. The tiny model: "l2", as its queries were trained by cosines."""
     noise: Literal["shared", "independent"] = "shared"
     """One noise image for all frames, so that equal pixels give equal features; the paper draws one per frame."""
     ensemble: int = 1
@@ -192,7 +193,8 @@ class Settings:
     def reference(cls, model: str | Model) -> "Settings":
         """The paper's code for `model` (a registry entry or its name), its quirks included; see the README."""
         return cls(
-            features=FeatureSettings(noise="independent", schedule="reference", combine="mean", position=0.0, padding=0),
+            features=FeatureSettings(noise="independent", schedule="reference", combine="mean", normalise="max",
+                                     position=0.0, padding=0),
             context=ContextSettings(naming="clusters", memory="window", weights="uniform", restarts=10, max_context=None),
             refine=RefineSettings(method="tracks", anchor="frame0", jump="signed", on_jump="drop", precision="cell",
                                   start="frame0", majority=0.0, collision="last"),
@@ -203,7 +205,8 @@ class Settings:
     def resolve(self, model: Model) -> "Settings":
         """Fill every None that differs by model from its registry entry."""
         features = _fill(self.features, blocks=model.blocks, match_blocks=model.match_blocks, timestep=model.feature_timestep,
-                         combine=model.combine, position=model.position, padding=model.padding)  # fmt: skip
+                         combine=model.combine, normalise=model.normalise, position=model.position,
+                         padding=model.padding)  # fmt: skip
         upsample = _fill(self.upsample, strategy=model.strategy, block=model.modulated, timestep=model.modulation_timestep,
                          strength=model.strength, start_step=model.start_step,
                          blend_until=model.blend_until, guidance=model.guidance)  # fmt: skip
