@@ -13,7 +13,7 @@ from vidseg_core.viz import PALETTE, Drawing, blend, legend, panel
 
 Frame = UInt8[np.ndarray, "H W 3"]
 Labels = Integer[np.ndarray, "H W"]
-GROUPS = ("stages", "clusters", "neighbours", "strength", "passes", "position", "blocks", "timestep")
+GROUPS = ("stages", "clusters", "neighbours", "strength", "passes", "position", "normalise", "blocks", "timestep")
 """Groups of the ablation's rows, in the order of the figure."""
 
 
