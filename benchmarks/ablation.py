@@ -32,6 +32,7 @@ from vidseg_core.features import Features, extract_features
 from vidseg_core.files import replacing
 from vidseg_core.fingerprint import fingerprint
 from vidseg_core.labelled import AnyClip, Dataset
+from vidseg_core.pictures.evaluation import GROUPS
 from vidseg_core.report import clip_scores, percent, total_scores
 from vidseg_core.results import write_json
 from vidseg_core.scoring import Plan, given_mask
@@ -42,7 +43,6 @@ from vidseg_core.viz import enlarge
 
 SCORES = ("mIoU", "accuracy", "F", "stability", "seam stability", "mVC8")
 CLUSTERS = {"camvid": 20, "davis": 8}
-GROUPS = ("stages", "clusters", "neighbours", "strength", "passes", "position", "normalise", "blocks", "timestep")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -99,9 +99,11 @@ def rows(base: Settings, backbone: Backbone) -> Iterator[Row]:
         name, changed = f"clusters named, weight {weight:g}", replace(off, features=replace(base.features, position=weight))
         context = replace(base.context, naming="clusters")
         yield Row("position", name, replace(changed, context=context), "coarse", coarse)
-    for name, how, weight in (("length", "l2", 0.15), ("largest entry", "max", 0.5)):  # those of the second are 4.4 long
-        features = replace(base.features, normalise=how, position=weight)
-        yield Row("normalise", f"by {name}, weight {weight:g}", replace(off, features=features), "coarse", coarse)
+    for name, how, length in (("length", "l2", 1.0), ("largest entry", "max", 4.4)):  # of tiny's tokens, so divided
+        for weight in (0.0, 0.15):  # of (y, x) over the tokens' length: divided either way, place counts the same
+            features = replace(base.features, normalise=how, position=length * weight)
+            where = "" if weight else ", no (y, x)"
+            yield Row("normalise", f"by {name}{where}", replace(off, features=features), "coarse", coarse)
         changed = replace(off, features=features, context=replace(base.context, naming="clusters"))
         yield Row("normalise", f"clusters named, by {name}", changed, "coarse", coarse)
     for name, blocks in single_blocks(base, backbone).items():

@@ -238,7 +238,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--davis-windows", type=int, default=None, help="windows per clip (default: all)")
     parser.add_argument("--pads", type=int, nargs="+", default=[0, 32], help="reflect padding in pixels, multiples of 16")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of K-means to average over")
-    about = "tokens are divided by their largest entry, as in the reference, or by their length, as the pipeline does"
+    about = "tokens are divided by their largest entry, as in the reference, or by their length, as with tiny in the pipeline"
     parser.add_argument("--normalise", choices=POSITION, default="max", help=about)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no-baselines", action="store_true", help="the models alone")
