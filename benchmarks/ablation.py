@@ -23,23 +23,23 @@ import numpy as np
 import torch
 
 from vidseg_core import ContextSettings, FeatureSettings, Settings, UpsampleSettings, load_backbone
-from vidseg_core.backbone import Backbone
-from vidseg_core.baselines import ContextMethod, FrameMethod, Predicted, bilinear
-from vidseg_core.datasets import open_dataset
-from vidseg_core.evaluate import claim_folder
-from vidseg_core.extractors import Extractor
+from vidseg_core.evaluation.baselines import ContextMethod, FrameMethod, Predicted, bilinear
+from vidseg_core.evaluation.datasets import open_dataset
+from vidseg_core.evaluation.evaluate import claim_folder
+from vidseg_core.evaluation.extractors import Extractor
+from vidseg_core.evaluation.labelled import AnyClip, Dataset
+from vidseg_core.evaluation.report import clip_scores, percent, total_scores
+from vidseg_core.evaluation.scoring import Plan, given_mask
+from vidseg_core.evaluation.tally import Meter, Tally
 from vidseg_core.features import Features, extract_features
-from vidseg_core.files import replacing
-from vidseg_core.fingerprint import fingerprint
-from vidseg_core.labelled import AnyClip, Dataset
-from vidseg_core.pictures.evaluation import GROUPS
-from vidseg_core.report import clip_scores, percent, total_scores
-from vidseg_core.results import write_json
-from vidseg_core.scoring import Plan, given_mask
-from vidseg_core.tally import Meter, Tally
+from vidseg_core.io.files import replacing
+from vidseg_core.io.provenance import fingerprint
+from vidseg_core.io.results import write_json
+from vidseg_core.io.video import windows
+from vidseg_core.models.backbone import Backbone
 from vidseg_core.upsample import upsample
-from vidseg_core.video import windows
-from vidseg_core.viz import enlarge
+from vidseg_core.workbook.figures import enlarge
+from vidseg_core.workbook.pictures.evaluation import GROUPS
 
 SCORES = ("mIoU", "accuracy", "F", "stability", "seam stability", "mVC8")
 CLUSTERS = {"camvid": 20, "davis": 8}

@@ -13,10 +13,10 @@ from diffusers import (
 )
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from vidseg_core.backbone import Backbone
-from vidseg_core.codec import AutoencoderCodec
-from vidseg_core.registry import MODELS
-from vidseg_core.video_backbone import ImageEncoder, VideoBackbone
+from vidseg_core.models.backbone import Backbone
+from vidseg_core.models.codec import AutoencoderCodec
+from vidseg_core.models.registry import MODELS
+from vidseg_core.models.video_backbone import ImageEncoder, VideoBackbone
 
 LEVELS = 4
 SVD_SCHEDULER = {

@@ -37,8 +37,8 @@ from vidseg_core import (
     load_backbone,
     sample_clip,
 )
-from vidseg_core.backbone import Backbone
-from vidseg_core.metrics import confusion, mean_iou
+from vidseg_core.evaluation.metrics import confusion, mean_iou
+from vidseg_core.models.backbone import Backbone
 from vidseg_core.modulation import plan
 
 RESULTS = Path(__file__).parent / "results"

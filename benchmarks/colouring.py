@@ -18,13 +18,13 @@ from scipy.ndimage import distance_transform_edt
 from tqdm import tqdm
 
 from vidseg_core import ContextSettings, Settings, VidSeg, load_backbone
-from vidseg_core.backbone import Backbone
-from vidseg_core.baselines import bilinear
-from vidseg_core.datasets import open_dataset
-from vidseg_core.labelled import AnyClip
+from vidseg_core.evaluation.baselines import bilinear
+from vidseg_core.evaluation.datasets import open_dataset
+from vidseg_core.evaluation.labelled import AnyClip
+from vidseg_core.models.backbone import Backbone
 from vidseg_core.modulation import plan
 from vidseg_core.upsample import upsample
-from vidseg_core.viz import enlarge
+from vidseg_core.workbook.figures import enlarge
 
 NEAR = 4
 ALONE = "each mask alone"

@@ -15,10 +15,11 @@ from architectures import true_backbone
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vidseg_core import ConditionSettings, Settings, hooks
+from vidseg_core import ConditionSettings, Settings
 from vidseg_core.features import extract_features
+from vidseg_core.models import hooks
+from vidseg_core.models.registry import MODELS
 from vidseg_core.modulation import modulated_steps, unmodulated_steps
-from vidseg_core.registry import MODELS
 
 
 class Alive(TorchDispatchMode):

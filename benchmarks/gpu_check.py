@@ -22,13 +22,13 @@ import torch
 from tqdm import tqdm
 
 from vidseg_core import InputError, Segmentation, Settings, VidSeg, load_backbone, sample_clip
-from vidseg_core.__main__ import _size
-from vidseg_core.baselines import bilinear
-from vidseg_core.datasets import open_dataset
-from vidseg_core.files import replacing
-from vidseg_core.memory import Pieces
-from vidseg_core.metrics import confusion, mean_iou, video_consistency
-from vidseg_core.viz import enlarge
+from vidseg_core.cli import _size
+from vidseg_core.evaluation.baselines import bilinear
+from vidseg_core.evaluation.datasets import open_dataset
+from vidseg_core.evaluation.metrics import confusion, mean_iou, video_consistency
+from vidseg_core.io.files import replacing
+from vidseg_core.models.memory import Pieces
+from vidseg_core.workbook.figures import enlarge
 
 COLUMNS = ("clip", "strategy", "coarse", "bilinear", "full", "mVC8", "agreement", "seconds per frame", "upsample", "memory, GB",
            "not run")  # fmt: skip

@@ -6,9 +6,9 @@ python benchmarks/sliders.py
 import tempfile
 
 from vidseg_core import ContextSettings, RefineSettings, Settings, VidSeg, generated_clip, load_backbone, sample_clip
-from vidseg_core.explore import context, correspondence, features, upsampling
-from vidseg_core.explore.naming import Naming
-from vidseg_core.widgets import Explorer
+from vidseg_core.workbook import context, correspondence, features, upsampling
+from vidseg_core.workbook.naming import Naming
+from vidseg_core.workbook.widgets import Explorer
 
 
 def report(explorer: Explorer, name: str, **controls: list) -> None:

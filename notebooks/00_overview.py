@@ -36,11 +36,11 @@ import os
 import numpy as np
 
 from vidseg_core import ContextSettings, Settings, VidSeg, load_backbone, sample_clip
-from vidseg_core.metrics import class_iou, confusion
-from vidseg_core.registry import MODELS
-from vidseg_core.viz import compare, show_frames, show_stages
-from vidseg_core.weights import on_disk
-from vidseg_core.widgets import explore_segments, play
+from vidseg_core.evaluation.metrics import class_iou, confusion
+from vidseg_core.models.registry import MODELS
+from vidseg_core.models.weights import on_disk
+from vidseg_core.workbook.figures import compare, show_frames, show_stages
+from vidseg_core.workbook.widgets import explore_segments, play
 
 FAST = os.environ.get("VIDSEG_FAST") == "1"  # CI sets it: fewer frames, the same steps
 MODEL = "tiny"  # or "sd21-base", "svd", a folder that diffusers saved, a hub id
@@ -191,6 +191,6 @@ assert min(scores) > 0.4
 #
 # ## Exercises
 # 1. Use `sample_clip("box")`. Which number of segments separates box, hand and cloth? (Try 4 to 10 with the slider.)
-# 2. `from vidseg_core.metrics import flicker`: how many pixels change label from frame to frame, `flicker(result.labels)`? And how many
+# 2. `from vidseg_core.evaluation.metrics import flicker`: how many pixels change label from frame to frame, `flicker(result.labels)`? And how many
 #    cells, `flicker(result.coarse)` against `flicker(result.refined)`? Which should be lower, and is it?
 # 3. Segment a clip of your own: `from vidseg_core import read_frames; frames = read_frames("my.mp4", stop=48)`.

@@ -34,12 +34,12 @@ import numpy as np
 
 import vidseg_core as vs
 from vidseg_core import ContextSettings, Settings
-from vidseg_core.__main__ import main as vidseg_command
-from vidseg_core.explore import context as explore
-from vidseg_core.explore.naming import Naming
-from vidseg_core.metrics import class_iou, confusion
-from vidseg_core.pictures.features import show_table
-from vidseg_core.results import read_mask, read_names
+from vidseg_core.cli import main as vidseg_command
+from vidseg_core.evaluation.metrics import class_iou, confusion
+from vidseg_core.io.results import read_mask, read_names
+from vidseg_core.workbook import context as explore
+from vidseg_core.workbook.naming import Naming
+from vidseg_core.workbook.pictures.features import show_table
 
 FAST = os.environ.get("VIDSEG_FAST") == "1"  # CI sets it: fewer frames, the same steps
 MODEL = "tiny"  # or "sd21-base" on a GPU; see the end of 01_features

@@ -35,11 +35,11 @@
 import numpy as np
 
 from vidseg_core import RefineSettings, Settings, generated_clip, load_backbone
-from vidseg_core.explore import correspondence as explore
-from vidseg_core.explore.context import named_cells, read_features
-from vidseg_core.explore.neighbours import compare_stability, cut_in_two, explore_neighbours
-from vidseg_core.pictures.correspondence import show_failures
-from vidseg_core.pictures.features import show_table
+from vidseg_core.workbook import correspondence as explore
+from vidseg_core.workbook.context import named_cells, read_features
+from vidseg_core.workbook.neighbours import compare_stability, cut_in_two, explore_neighbours
+from vidseg_core.workbook.pictures.correspondence import show_failures
+from vidseg_core.workbook.pictures.features import show_table
 
 MODEL = "tiny"  # or "sd21-base" on a GPU; see the end of 01_features
 

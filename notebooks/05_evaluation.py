@@ -33,11 +33,11 @@ import numpy as np
 from IPython.display import Markdown
 
 from vidseg_core import load_backbone, sample_clip
-from vidseg_core.datasets import open_dataset
-from vidseg_core.explore import ablation
-from vidseg_core.explore import evaluation as explore
-from vidseg_core.metrics import video_consistency
-from vidseg_core.pictures import evaluation as pictures
+from vidseg_core.evaluation.datasets import open_dataset
+from vidseg_core.evaluation.metrics import video_consistency
+from vidseg_core.workbook import ablation
+from vidseg_core.workbook import evaluation as explore
+from vidseg_core.workbook.pictures import evaluation as pictures
 
 FAST = os.environ.get("VIDSEG_FAST") == "1"  # CI sets it: fewer frames, the same steps
 backbone = load_backbone("tiny")

@@ -2,7 +2,8 @@
 
     python scripts/measure_tiny.py data/models/tiny --camvid CAMVID --davis DAVIS
 
-CAMVID and DAVIS are folders as `vidseg_core.datasets` reads them: as their owners distribute them, or CLIP/frames, CLIP/labels.
+CAMVID and DAVIS are folders as `vidseg_core.evaluation.datasets` reads them: as their owners distribute them, or
+CLIP/frames, CLIP/labels.
 
 Protocol, per window of 14 frames: each token is divided by its largest entry (`--normalise`); K-means on all tokens of the
 window; the mask of its first frame names each cluster by majority (void pixels do not vote); a k-NN with k = 4, fitted on
@@ -27,11 +28,12 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the script also runs where the package is not installed
-from vidseg_core import InputError, load_backbone, metrics
-from vidseg_core.datasets import open_dataset
-from vidseg_core.extractors import cnn_blocks, load_cnn, side_by_side
+from vidseg_core import InputError, load_backbone
+from vidseg_core.evaluation import metrics
+from vidseg_core.evaluation.datasets import open_dataset
+from vidseg_core.evaluation.extractors import cnn_blocks, load_cnn, side_by_side
+from vidseg_core.evaluation.labelled import Dataset, LabelledClip
 from vidseg_core.features import QUERY, append_position, normalise
-from vidseg_core.labelled import Dataset, LabelledClip
 
 Extractor = Callable[[torch.Tensor], np.ndarray]  # RGB in [-1, 1], [f, 3, H, W] -> tokens [f, H/8, W/8, d]
 

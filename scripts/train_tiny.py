@@ -36,8 +36,8 @@ from tiny_training.settings import TrainSettings, spelled
 from tiny_training.targets import Targets
 from tiny_training.trainer import Run, Trainer, load_unet, mean_with, progress, start
 
-from vidseg_core.errors import InputError
-from vidseg_core.fingerprint import fingerprint
+from vidseg_core.common import InputError
+from vidseg_core.io.provenance import fingerprint
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):

@@ -14,7 +14,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))  # the browser's handling is that of the tests
 from e2e.lab import Notebook, browser_page, running_lab
 
-from vidseg_core.files import replacing
+from vidseg_core.io.files import replacing
 
 PICTURES = {
     "workbook_features": ("01_features", 1),

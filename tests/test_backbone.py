@@ -10,9 +10,9 @@ from families import small
 from scipy.fft import dctn
 
 from vidseg_core import ConditionSettings, ContextSettings, InputError, Settings, UpsampleSettings, VidSeg, load_backbone
-from vidseg_core.codec import BlockDCT
 from vidseg_core.features import QUERY, extract_features
-from vidseg_core.registry import SD21_BASE, SD_BLOCKS, SVD, data_folder
+from vidseg_core.models.codec import BlockDCT
+from vidseg_core.models.registry import SD21_BASE, SD_BLOCKS, SVD, data_folder
 
 BLOCK = "up_blocks.1.attentions.0.transformer_blocks.0.attn2"
 

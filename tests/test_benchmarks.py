@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from vidseg_core import InputError
-from vidseg_core.registry import MODELS, data_folder
+from vidseg_core.models.registry import MODELS, data_folder
 
 BENCHMARKS = sorted(p.stem for p in (Path(__file__).parents[1] / "benchmarks").glob("*.py"))
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidseg_core.datasets import READERS, open_dataset
-from vidseg_core.errors import InputError
-from vidseg_core.labelled import CAMVID_11, CITYSCAPES_IDS
+from vidseg_core.common import InputError
+from vidseg_core.evaluation.datasets import READERS, open_dataset
+from vidseg_core.evaluation.labelled import CAMVID_11, CITYSCAPES_IDS
 
 SIZE = (24, 32)
 COLOURS = {

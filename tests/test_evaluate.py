@@ -19,19 +19,21 @@ from families import small
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from vidseg_core import ContextSettings, InputError, Settings, VidSeg, generated_clip, load_backbone, scoring, weights
-from vidseg_core.__main__ import main
-from vidseg_core.baselines import Predicted
-from vidseg_core.datasets import open_dataset
-from vidseg_core.evaluate import Evaluation, digest_of
-from vidseg_core.fingerprint import fingerprint, fingerprint_parts
-from vidseg_core.labelled import Dataset, LabelledArrays
-from vidseg_core.metrics import confusion, mean_iou, stable_pixels
-from vidseg_core.registry import data_folder
-from vidseg_core.report import clip_scores, spread, total_scores
-from vidseg_core.results import write_mask
-from vidseg_core.tally import Meter, Tally
-from vidseg_core.workers import pick_device
+from vidseg_core import ContextSettings, InputError, Settings, VidSeg, generated_clip, load_backbone
+from vidseg_core.cli import main
+from vidseg_core.evaluation import scoring
+from vidseg_core.evaluation.baselines import Predicted
+from vidseg_core.evaluation.datasets import open_dataset
+from vidseg_core.evaluation.evaluate import Evaluation, digest_of
+from vidseg_core.evaluation.labelled import Dataset, LabelledArrays
+from vidseg_core.evaluation.metrics import confusion, mean_iou, stable_pixels
+from vidseg_core.evaluation.report import clip_scores, spread, total_scores
+from vidseg_core.evaluation.tally import Meter, Tally
+from vidseg_core.evaluation.workers import pick_device
+from vidseg_core.io.provenance import fingerprint, fingerprint_parts
+from vidseg_core.io.results import write_mask
+from vidseg_core.models import weights
+from vidseg_core.models.registry import data_folder
 
 SMALL = (96, 128)
 QUICK = Settings(context=ContextSettings(num_clusters=6, restarts=1), working_size=SMALL, window=3)
@@ -242,7 +244,8 @@ def test_without_dask_there_are_processes(root, whole, tmp_path, monkeypatch):
 
 @pytest.mark.skipif(os.name != "posix", reason="elsewhere a process does not learn that its parent is gone")
 def test_a_worker_ends_with_the_process_that_it_works_for(tmp_path):
-    script = "import os, time; from vidseg_core.workers import own_pool; pool = own_pool(1); pool.submit(time.sleep, 60); "
+    script = "import os, time; from vidseg_core.evaluation.workers import own_pool; "
+    script += "pool = own_pool(1); pool.submit(time.sleep, 60); "
     script += "print(next(iter(pool._processes)), flush=True); time.sleep(60)"
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     worker = psutil.Process(int(parent.stdout.readline()))

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from vidseg_core import ContextSettings, RefineSettings, Settings, VidSeg, read_mask
-from vidseg_core.explore import context, correspondence, upsampling
-from vidseg_core.explore.naming import Naming
+from vidseg_core.evaluation.metrics import VOID
 from vidseg_core.features import extract_features
-from vidseg_core.metrics import VOID
-from vidseg_core.results import read_names
-from vidseg_core.samples import GeneratedClip
+from vidseg_core.io.results import read_names
+from vidseg_core.io.samples import GeneratedClip
+from vidseg_core.workbook import context, correspondence, upsampling
+from vidseg_core.workbook.naming import Naming
 
 CONTEXT = ContextSettings(num_clusters=6, restarts=1)
 

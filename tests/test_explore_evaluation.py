@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from vidseg_core import InputError, Settings
-from vidseg_core.baselines import make_method
-from vidseg_core.datasets import open_dataset
-from vidseg_core.explore import ablation
-from vidseg_core.explore import evaluation as explore
-from vidseg_core.labelled import Dataset, LabelledArrays
-from vidseg_core.metrics import VOID
-from vidseg_core.pictures import evaluation as pictures
+from vidseg_core.evaluation.baselines import make_method
+from vidseg_core.evaluation.datasets import open_dataset
+from vidseg_core.evaluation.labelled import Dataset, LabelledArrays
+from vidseg_core.evaluation.metrics import VOID
+from vidseg_core.workbook import ablation
+from vidseg_core.workbook import evaluation as explore
+from vidseg_core.workbook.pictures import evaluation as pictures
 
 CLASSES = ("rest", "leaf", "blossom")
 HEAD = "# python benchmarks/ablation.py\ngroup,row,scored,mIoU,mVC8,mIoU gain,mIoU gain error,against\n"

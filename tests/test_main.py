@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from vidseg_core import generated_clip
-from vidseg_core.__main__ import main
-from vidseg_core.results import encode_video, read_mask, write_mask
+from vidseg_core.cli import main
+from vidseg_core.io.results import encode_video, read_mask, write_mask
 
 CUP = str(Path(__file__).parents[1] / "data" / "clips" / "cup.mp4")
 QUICK = ["--size", "128x96", "--segments", "4"]
@@ -200,7 +200,7 @@ def test_bad_options_get_a_sentence(tmp_path, images, earlier, capsys, case):
 
 
 def test_an_existing_folder_is_refused_before_any_work(images, earlier, capsys, monkeypatch):
-    monkeypatch.setattr("vidseg_core.loading.load_backbone", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("vidseg_core.models.loading.load_backbone", lambda *_: pytest.fail("the model was loaded"))
     assert_refused(segment(images, earlier, *QUICK), capsys.readouterr(), ["--overwrite", "out"])
 
 
@@ -228,7 +228,7 @@ def test_ctrl_c_leaves_nothing_broken(tmp_path, earlier):
 def test_ctrl_c_amid_an_import_ends_with_the_same_status(tmp_path):
     """dataclass and namedtuple call exec() as modules are imported; `python -m` remembers an interrupt that passed one."""
     (tmp_path / "interrupted.py").write_text(
-        "import sys\nfrom vidseg_core import __main__ as command\n"
+        "import sys\nfrom vidseg_core import cli as command\n"
         "command.models.__code__ = (lambda options: exec('raise KeyboardInterrupt')).__code__\n"
         "sys.exit(command.main(['models']))\n"
     )

@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.cluster import KMeans
 
 from vidseg_core import InputError
-from vidseg_core.registry import data_folder
+from vidseg_core.models.registry import data_folder
 
 VOID = 255
 TINY = data_folder() / "models" / "tiny"

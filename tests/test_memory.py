@@ -10,7 +10,7 @@ from full_size_memory import peak
 
 from vidseg_core import ContextSettings, InputError, Settings, UpsampleSettings, VidSeg, load_backbone
 from vidseg_core.features import extract_features
-from vidseg_core.memory import Pieces
+from vidseg_core.models.memory import Pieces
 from vidseg_core.modulation import reference_pairs
 from vidseg_core.upsample import upsample
 

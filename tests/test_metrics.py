@@ -8,7 +8,7 @@ from scipy.ndimage import distance_transform_edt
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score
 
 from vidseg_core import generated_clip
-from vidseg_core.metrics import (
+from vidseg_core.evaluation.metrics import (
     VOID,
     boundary_f,
     class_iou,
@@ -21,7 +21,7 @@ from vidseg_core.metrics import (
     stable_pixels,
     video_consistency,
 )
-from vidseg_core.tally import Meter, Tally
+from vidseg_core.evaluation.tally import Meter, Tally
 
 
 @pytest.fixture

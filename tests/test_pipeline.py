@@ -22,8 +22,8 @@ from vidseg_core import (
 )
 from vidseg_core.context import kmeans, name_clusters
 from vidseg_core.correspondence import refine
-from vidseg_core.metrics import confusion, flicker, mean_iou
-from vidseg_core.viz import enlarge
+from vidseg_core.evaluation.metrics import confusion, flicker, mean_iou
+from vidseg_core.workbook.figures import enlarge
 
 SMALL = (96, 128)
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidseg_core import results
-from vidseg_core.files import InputError, RunFolder
-from vidseg_core.results import read_mask, read_names, write_mask, write_masks, write_run
-from vidseg_core.video import read_frames
-from vidseg_core.viz import PALETTE
+from vidseg_core.io import results
+from vidseg_core.io.files import InputError, RunFolder
+from vidseg_core.io.results import read_mask, read_names, write_mask, write_masks, write_run
+from vidseg_core.io.video import read_frames
+from vidseg_core.workbook.figures import PALETTE
 
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 

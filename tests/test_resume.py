@@ -16,15 +16,16 @@ import numpy as np
 import pytest
 import torch
 
-from vidseg_core import ContextSettings, Settings, VidSeg, generated_clip, results, run
-from vidseg_core.__main__ import main
-from vidseg_core.files import InputError, UnfinishedFolder
-from vidseg_core.results import encode_video, write_mask
+from vidseg_core import ContextSettings, Settings, VidSeg, generated_clip
+from vidseg_core.cli import main
+from vidseg_core.io import results, run
+from vidseg_core.io.files import InputError, UnfinishedFolder
+from vidseg_core.io.results import encode_video, write_mask
 
 SIZE = (48, 64)
 QUICK = ("--size", "64x64", "--clusters", "5", "--window", "3")
 PROCESSES = multiprocessing.get_context("forkserver")  # imports torch once for all processes
-PROCESSES.set_forkserver_preload(["vidseg_core.pipeline", "vidseg_core.loading", "vidseg_core.__main__"])
+PROCESSES.set_forkserver_preload(["vidseg_core.pipeline", "vidseg_core.models.loading", "vidseg_core.cli"])
 
 
 class Stop(BaseException):
@@ -295,7 +296,7 @@ def test_another_run_is_not_gone_on_with(video, stopped, tmp_path, capsys, monke
     for expected, (clip, *more) in cases.items():
         said = refused(capsys, clip, stopped, "--resume", *more)
         assert expected in said and "without --resume to start anew" in said, said
-    monkeypatch.setattr("vidseg_core.fingerprint.fingerprint_parts", lambda backbone: "0123")
+    monkeypatch.setattr("vidseg_core.io.provenance.fingerprint_parts", lambda backbone: "0123")
     assert 'weights = "' in refused(capsys, video, stopped, "--resume")
     assert state_of(stopped).read_bytes() == before
 
@@ -318,7 +319,7 @@ def test_nothing_to_resume(video, whole, out, capsys):
 def test_a_finished_run_is_complete(video, whole, out, capsys, monkeypatch):
     assert segment(video, out) == 0
     capsys.readouterr()
-    monkeypatch.setattr("vidseg_core.loading.load_backbone", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("vidseg_core.models.loading.load_backbone", lambda *_: pytest.fail("the model was loaded"))
     for more in ((), ("--overwrite",)):
         assert segment(video, out, "--resume", *more) == 0
         assert "is complete" in capsys.readouterr().out
@@ -432,8 +433,8 @@ PEAK = """
 import sys
 from pathlib import Path
 import numpy as np
-from vidseg_core.__main__ import main
-from vidseg_core.results import encode_video
+from vidseg_core.cli import main
+from vidseg_core.io.results import encode_video
 
 count, folder = int(sys.argv[1]), Path(sys.argv[2])
 ground = np.random.default_rng(0).integers(0, 256, (120, 400, 3), dtype=np.uint8)

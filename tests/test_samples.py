@@ -11,8 +11,8 @@ from matplotlib.path import Path as Outline
 from PIL import Image
 from scipy import ndimage
 
-from vidseg_core import registry
-from vidseg_core.samples import data_folder, generated_clip, sample_clip
+from vidseg_core.io.samples import data_folder, generated_clip, sample_clip
+from vidseg_core.models import registry
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = {"cup": {0: "wall", 1: "cup", 2: "hand"}, "box": {0: "rest", 1: "box", 2: "hand", 3: "cloth"}}
@@ -134,7 +134,7 @@ def test_unknown_clip_names_the_known_ones():
 
 def test_data_folder(monkeypatch, tmp_path):
     package = tmp_path / "vidseg_core"
-    monkeypatch.setattr(registry, "__file__", str(package / "registry.py"))
+    monkeypatch.setattr(registry, "__file__", str(package / "models" / "registry.py"))
     with pytest.raises(FileNotFoundError, match=str(package)):
         data_folder()
     (tmp_path / "data").mkdir()  # somebody else's folder of that name

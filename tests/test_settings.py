@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vidseg_core import ContextSettings, FeatureSettings, InputError, RefineSettings, Settings, UpsampleSettings
-from vidseg_core.registry import MODELS, TINY
+from vidseg_core.models.registry import MODELS, TINY
 
 ROOT = Path(__file__).parents[1]
 

@@ -21,9 +21,9 @@ from tiny_training.targets import Targets, sample_map
 from tiny_training.trainer import Run, Trainer, learning_rate, start
 from torch import nn
 
-from vidseg_core.errors import InputError
-from vidseg_core.registry import data_folder
-from vidseg_core.samples import sample_clip
+from vidseg_core.common import InputError
+from vidseg_core.io.samples import sample_clip
+from vidseg_core.models.registry import data_folder
 
 TINY = data_folder() / "models" / "tiny"
 SMALL = TrainSettings(steps=4, height=64, width=80, batch=2, blocks=(0, 1), block_weights=(0.5, 0.5), relation_tokens=40)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidseg_core import results, video
-from vidseg_core.video import InputError, open_clip, read_frames
+from vidseg_core.io import results, video
+from vidseg_core.io.video import InputError, open_clip, read_frames
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (96, 128, 3), dtype=np.uint8)

@@ -12,7 +12,7 @@ from families import small
 
 from vidseg_core import ConditionSettings, ContextSettings, InputError, Settings, UpsampleSettings, VidSeg, load_backbone
 from vidseg_core.features import QUERY, extract_features
-from vidseg_core.registry import SD_BLOCKS, SVD
+from vidseg_core.models.registry import SD_BLOCKS, SVD
 
 SIZE = (64, 128)
 

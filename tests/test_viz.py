@@ -4,8 +4,20 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from vidseg_core.pictures.features import show_table
-from vidseg_core.viz import PALETTE, Drawing, blend, compare, contact_sheet, enlarge, mark, panel, pca_image, png, show_stages
+from vidseg_core.workbook.figures import (
+    PALETTE,
+    Drawing,
+    blend,
+    compare,
+    contact_sheet,
+    enlarge,
+    mark,
+    panel,
+    pca_image,
+    png,
+    show_stages,
+)
+from vidseg_core.workbook.pictures.features import show_table
 
 COLOURS = np.zeros((256, 3), np.uint8)
 COLOURS[:3] = [[255, 0, 0], [0, 255, 0], [0, 0, 255]]

@@ -16,10 +16,10 @@ import torch
 from families import small
 
 from vidseg_core import ConditionSettings, InputError, load_backbone
-from vidseg_core.__main__ import main
-from vidseg_core.loading import check_memory
-from vidseg_core.registry import MODELS, SD21_BASE, SVD
-from vidseg_core.weights import locate, missing, on_disk, resolve, variant
+from vidseg_core.cli import main
+from vidseg_core.models.loading import check_memory
+from vidseg_core.models.registry import MODELS, SD21_BASE, SVD
+from vidseg_core.models.weights import locate, missing, on_disk, resolve, variant
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_" + "Secret" * 6

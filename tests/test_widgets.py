@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from vidseg_core.errors import InputError
-from vidseg_core.explore.features import alignment, at_centres, attention_blocks, explore_similarity, queries, separation
-from vidseg_core.viz import Drawing, panel
-from vidseg_core.widgets import Explorer, levels, pick, share, slider
+from vidseg_core.common import InputError
+from vidseg_core.workbook.features import alignment, at_centres, attention_blocks, explore_similarity, queries, separation
+from vidseg_core.workbook.figures import Drawing, panel
+from vidseg_core.workbook.widgets import Explorer, levels, pick, share, slider
 
 SIZE = (40, 60)
 

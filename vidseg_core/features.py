@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from vidseg_core.backbone import Backbone, Condition
+from vidseg_core.models.backbone import Backbone, Condition
 from vidseg_core.settings import Settings
 
 QUERY = ".transformer_blocks.0.attn1.to_q"

@@ -15,9 +15,9 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from torch.nn import functional as F
 
-from vidseg_core.backbone import Backbone, Condition
 from vidseg_core.features import euler_step
-from vidseg_core.hooks import Recording
+from vidseg_core.models.backbone import Backbone, Condition
+from vidseg_core.models.hooks import Recording
 from vidseg_core.settings import UpsampleSettings
 
 

@@ -17,15 +17,15 @@ from jaxtyping import Float, Integer, UInt8
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from vidseg_core.backbone import Backbone
+from vidseg_core.common import InputError
 from vidseg_core.correspondence import Tracks
-from vidseg_core.errors import InputError
 from vidseg_core.features import Features, extract_features
-from vidseg_core.memory import memory_checked
+from vidseg_core.io.video import windows
+from vidseg_core.models.backbone import Backbone
+from vidseg_core.models.memory import memory_checked
 from vidseg_core.scene import Scene, check_drawn, check_mask, open_scene
 from vidseg_core.settings import Settings
 from vidseg_core.upsample import upsample
-from vidseg_core.video import windows
 
 Cells = Integer[np.ndarray, "n h w"]
 Pixels = Integer[np.ndarray, "n H W"]
@@ -84,8 +84,8 @@ class Segmentation:
 
     def save(self, folder: str | Path, fps: float = 25.0, overwrite: bool = False) -> Path:
         """Masks, overlay, table, contact sheet and run.json into `folder`, which must not exist unless `overwrite`."""
-        from vidseg_core.files import RunFolder
-        from vidseg_core.results import write_masks, write_run
+        from vidseg_core.io.files import RunFolder
+        from vidseg_core.io.results import write_masks, write_run
 
         with RunFolder(folder, overwrite) as unfinished:
             write_masks(unfinished / "masks", 0, self.labels)

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Integer
 from torch import Tensor
 
+from vidseg_core.common import InputError
 from vidseg_core.context import VOID, SceneContext, cut_merges, kmeans, merge_order, name_cells, name_clusters
 from vidseg_core.correspondence import Refined, refine
-from vidseg_core.errors import InputError
 from vidseg_core.features import Features
 from vidseg_core.settings import RefineSettings, Settings
 

@@ -10,8 +10,8 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from vidseg_core.errors import InputError
-from vidseg_core.registry import Model, find_model
+from vidseg_core.common import InputError
+from vidseg_core.models.registry import Model, find_model
 from vidseg_core.validation import check
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from vidseg_core.backbone import Backbone
+from vidseg_core.models.backbone import Backbone
 from vidseg_core.modulation import direct_pairs, reference_pairs
 from vidseg_core.settings import Settings, UpsampleSettings
 

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal, get_args, get_type_hints
 
-from vidseg_core.errors import InputError
+from vidseg_core.common import InputError
 
 
 def check(settings: Any) -> None:

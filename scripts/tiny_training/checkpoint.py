@@ -15,10 +15,10 @@ from PIL import Image
 
 from tiny_training.settings import TrainSettings
 from tiny_training.trainer import TINY, Run, load_unet, mean_with
-from vidseg_core.codec import BlockDCT
-from vidseg_core.errors import InputError
-from vidseg_core.files import replacing
-from vidseg_core.fingerprint import fingerprint
+from vidseg_core.common import InputError
+from vidseg_core.io.files import replacing
+from vidseg_core.io.provenance import fingerprint
+from vidseg_core.models.codec import BlockDCT
 
 COLUMNS = ("step", "images", "minutes", "epsilon", "align", "relation", "border", "learning_rate", "images_per_second")
 PARTS = ("unet", "average", "head", "optimizer")

@@ -12,8 +12,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tiny_training.settings import TrainSettings
-from vidseg_core.errors import InputError
-from vidseg_core.video import IMAGE_SUFFIXES, read_image
+from vidseg_core.common import InputError
+from vidseg_core.io.video import IMAGE_SUFFIXES, read_image
 
 SMALLEST = 0.5
 """Of a crop's size: an image that would have to be enlarged more shows nothing but its own blur."""

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
-from vidseg_core.errors import InputError
+from vidseg_core.common import InputError
 
 CELL = 8  # pixels per query token
 LAST_BLOCK = 15  # of EfficientNet-Lite0

@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from tiny_training.images import Crop, digest, to_tensor
 from tiny_training.settings import TrainSettings
-from vidseg_core.errors import InputError
-from vidseg_core.extractors import cnn_blocks, load_cnn
-from vidseg_core.files import replacing
+from vidseg_core.common import InputError
+from vidseg_core.evaluation.extractors import cnn_blocks, load_cnn
+from vidseg_core.io.files import replacing
 
 UNREADABLE = (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError)
 

@@ -15,9 +15,9 @@ from tiny_training.images import cut, draw_crop
 from tiny_training.losses import align_loss, border_loss, relation_loss
 from tiny_training.settings import TrainSettings
 from tiny_training.targets import Targets
-from vidseg_core.codec import BlockDCT
-from vidseg_core.errors import InputError
-from vidseg_core.registry import data_folder
+from vidseg_core.common import InputError
+from vidseg_core.models.codec import BlockDCT
+from vidseg_core.models.registry import data_folder
 
 TINY = data_folder() / "models" / "tiny"  # architecture, codec and scheduler are those of the model in the repository
 

@@ -1,0 +1,182 @@
+"""The command line: `python -m vidseg_core segment CLIP`."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from vidseg_core.common import InputError
+from vidseg_core.evaluation.evaluate import add_command as add_evaluate
+from vidseg_core.io.files import UnfinishedFolder
+from vidseg_core.io.results import read_mask, read_names
+from vidseg_core.io.run import Job, run_job
+from vidseg_core.io.video import open_clip
+from vidseg_core.models.registry import MODELS, TINY
+from vidseg_core.models.weights import on_disk, resolve
+from vidseg_core.settings import Settings
+
+STAGES = ("features", "context", "refine", "upsample", "write")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0, 2 for a wrong input (one sentence on stderr), 130 for Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except InputError as error:
+        print(f"vidseg: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        exec("")  # else CPython ends by SIGINT, not by our status, if the interrupt passed an exec(), as imports have them
+        kept = str(stop) or "nothing was written, and what stood there is as it was"
+        print(f"\nvidseg: stopped; {kept}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def segment(options: argparse.Namespace) -> None:
+    """Segment a clip into a folder: masks/, overlay.mp4, segments.csv, contact_sheet.png, run.json. Stop it at will: the same
+    command with --resume goes on."""
+    settings = _settings(options)
+    clip = open_clip(options.clip, *_frame_range(options.frames), options.stride)
+    mask = None if options.first_mask is None else read_mask(options.first_mask)
+    names = None if options.names is None else read_names(options.names)
+    target = Path(options.out or Path("outputs", _stem(options.clip)))
+    for path in (options.clip, options.first_mask, options.names, options.settings):
+        if path and Path(path).resolve().is_relative_to(target.resolve()):
+            raise InputError(f"{path} lies in {target}, which the result would replace: choose another --out")
+    words = {name: getattr(options, name) for name in ("clip", "frames", "stride", "first_mask", "names")}
+    how = (options.model, options.device, options.dtype, options.offload)
+    job, folder = Job(clip, settings, mask, names, *how, words), UnfinishedFolder(target, options.overwrite)
+    if (done := run_job(job, folder, options.resume, _bars)) is None:
+        print(f"{target} is complete: there is nothing to resume")
+        return
+    print(f"{done.frames} frames in {sum(done.seconds.values()):.0f} s. Look at {target / 'overlay.mp4'}")
+    print("Beside it: masks/, segments.csv, contact_sheet.png, run.json (given as --settings, it makes the same masks again)")
+
+
+def _stem(clip: str) -> str:
+    path = Path(clip)
+    return path.stem if "*" not in path.name else path.parent.name or "clip"
+
+
+def models(options: argparse.Namespace) -> None:
+    """List the models of the registry, what they take, and which are on this machine."""
+    row = "{:10} {:6} {:10} {:9} {:13} {:10} {:8} {:9} {:33} {}"
+    columns = ("family", "trained at", "predicts", "download, GB", "memory, GB", "on disk", "stage 4", "licence", "source")
+    print(row.format("model", *columns))
+    for model in MODELS.values():
+        size = " / ".join(f"{model.download_gb(half):.1f}" for half in (False, True)) if model is not TINY else "embedded"
+        native, there = f"{model.native[1]}x{model.native[0]}", "yes" if on_disk(model) else "no"
+        memory = " / ".join(map(str, model.memory_gb)) if model.memory_gb else "-"
+        print(row.format(model.name, model.family, native, model.prediction[:9], size, memory, there, model.strategy,
+                         model.licence, model.sources[0] + (f" ({model.note})" if model.note else "")))  # fmt: skip
+    print("\nDownload: in full / half precision. Memory: on a GPU, float16, 14 frames of 512x512, stage 4 direct / reference.")
+    print("--model also takes a folder that diffusers saved or a hub id OWNER/NAME of these families.")
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    if options.settings:
+        if options.reference:
+            raise InputError("--reference and --settings both say what all settings are: give one of them")
+        try:
+            data = json.loads(Path(options.settings).read_text())
+        except (OSError, ValueError) as error:
+            raise InputError(f"{options.settings} cannot be read as settings ({error}): give a run.json") from error
+        base = Settings.from_dict(data.get("settings", data) if isinstance(data, dict) else data)
+    else:
+        base = Settings.reference(resolve(options.model)) if options.reference else Settings()
+    if options.first_mask is not None and options.segments is None:
+        base = replace(base, context=replace(base.context, num_segments=None))
+    context = {"num_clusters": options.clusters, "num_segments": options.segments}
+    top = {"seed": options.seed, "working_size": options.size and _size(options.size), "window": options.window}
+    told = {} if options.prompt is None else {"prompt": options.prompt}
+    return replace(
+        base,
+        condition=replace(base.condition, **told),
+        context=replace(base.context, **{k: v for k, v in context.items() if v is not None}),
+        upsample=replace(base.upsample, **({"strategy": options.strategy} if options.strategy else {})),
+        **{k: v for k, v in top.items() if v is not None},
+    )
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise InputError(f"--size {text!r} is not a size: write WIDTHxHEIGHT, such as 320x240")
+    return int(height), int(width)
+
+
+def _frame_range(text: str) -> tuple[int, int | None]:
+    start, colon, stop = text.partition(":")
+    if not (colon and (start or "0").isdecimal() and (stop or "0").isdecimal()):
+        raise InputError(f"--frames {text!r} is not a range: write START:STOP, such as 0:48 or 100:")
+    return int(start or 0), int(stop) if stop else None
+
+
+@contextmanager
+def _bars(total: int, finished: int) -> Iterator[Callable[[str, float], None]]:
+    """A progress bar for each stage on a terminal; a line when a tenth more of the clip is done elsewhere."""
+    begun = dict.fromkeys(STAGES, finished) | {"write": 0}  # the overlay is not written in parts
+    bars = [
+        tqdm(total=total, initial=begun[stage], desc=f"{stage:9}", unit="frame", position=n, disable=None, file=sys.stderr,
+             bar_format="{desc} {percentage:3.0f}% |{bar}| {n:.0f}/{total} frames, {remaining} left")
+        for n, stage in enumerate(STAGES)
+    ]  # fmt: skip
+    done, said = begun.copy(), finished * 10 // total
+
+    def tick(stage: str, frames: float) -> None:
+        nonlocal said
+        done[stage] += frames
+        bars[STAGES.index(stage)].update(frames)
+        tenths = round(done["upsample"]) * 10 // total
+        if bars[0].disable and tenths > said:
+            said = tenths
+            print(f"segmented {round(done['upsample'])} of {total} frames", file=sys.stderr, flush=True)
+
+    try:
+        yield tick
+    finally:
+        for bar in bars:
+            bar.close()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("vidseg", description="Training-free video segmentation with diffusion models (VidSeg).")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = commands.add_parser("segment", help="segment a clip", description=segment.__doc__)
+    run.set_defaults(run=segment)
+    add = run.add_argument
+    add("clip", metavar="CLIP", help="a video (mp4, webm, mov, avi, gif), a folder of images, or a glob pattern in quotes")
+    add("--out", metavar="DIR", help="where to write (default: outputs/NAME-OF-CLIP)")
+    add("--overwrite", action="store_true", help="replace the result of an earlier run, and forget an unfinished one")
+    add("--resume", action="store_true", help="go on with an unfinished run behind its last whole window")
+    add("--model", default="tiny", metavar="NAME", help=f"{', '.join(MODELS)}, a folder that diffusers saved, or a hub id")
+    add("--segments", type=int, metavar="N", help="merge the clusters to N segments (default: as many as clusters)")
+    add("--clusters", type=int, metavar="K", help="clusters of K-means (default: 20)")
+    add(
+        "--first-mask",
+        metavar="PNG",
+        help="class numbers of the first frame taken, 255 = void: the result has these classes",
+    )
+    add("--names", metavar="FILE", help="names of the numbers, a JSON object or a text file with one a line")
+    add("--frames", default="0:", metavar="START:STOP", help="which frames, counted from 0 (default: all)")
+    add("--stride", type=int, default=1, metavar="N", help="take every Nth frame")
+    add("--size", metavar="WxH", help="working size (default: near the model's native one); results have the clip's size")
+    add("--strategy", choices=("direct", "reference"), help="how stage 4 runs (default: the model's)")
+    add("--reference", action="store_true", help="all settings as the paper's code has them, quirks included")
+    add("--settings", metavar="FILE", help="settings from a run.json; options given beside it prevail")
+    add("--seed", type=int, metavar="N", help="the only source of randomness (default: 0)")
+    add("--window", type=int, metavar="N", help="frames that are segmented together (default: 14)")
+    add("--prompt", metavar="TEXT", help="what image models are told (default: nothing, as in the paper)")
+    add("--device", metavar="NAME", help="cuda, mps or cpu (default: the first of these that is there)")
+    add("--dtype", choices=("float32", "float16", "bfloat16"), help="precision (default: float16 on cuda, else float32)")
+    add("--offload", action="store_true", help="keep weights in main memory and move each part to the device while it runs")
+    add_evaluate(commands)
+    commands.add_parser("models", help="list the models", description=models.__doc__).set_defaults(run=models)
+    return parser

@@ -1,0 +1,1 @@
+"""Labelled sets, measures, and what VidSeg is compared with."""

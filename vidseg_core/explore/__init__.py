@@ -1,1 +1,0 @@
-"""What the notebooks compute and let be explored, a module for each stage."""

@@ -1,0 +1,1 @@
+"""All that touches the disk: clips, masks, runs and their records."""

@@ -1,0 +1,177 @@
+"""Files and folders that appear whole or not at all."""
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vidseg_core.common import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows: there two processes are not kept apart
+    fcntl = None
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Gives another name in the same folder to write to, which replaces `path` at the end, or vanishes on an exception."""
+    path = Path(path)
+    partial = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.partial{path.suffix}")
+    try:
+        yield partial
+        with partial.open("r+b") as file:  # or a power failure can leave the new name on an empty file
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class RunFolder:
+    """`with RunFolder(folder) as partial:` write a run into a hidden sibling that becomes `folder` at the end.
+
+    On any exception, an interrupt included, the sibling is removed and what stood at `folder` is untouched. A folder that
+    is not empty is refused, and with `overwrite` replaced only if it holds a run.json; a file is always refused (InputError,
+    at construction). Should the last renaming fail, the old folder is put back and the finished sibling stays.
+    """
+
+    def __init__(self, folder: str | Path, overwrite: bool = False):
+        self.folder = Path(folder).expanduser().resolve()
+        self.overwrite = overwrite
+        self.check()
+
+    def check(self) -> None:
+        """Raises InputError for what can't, or may not, be replaced."""
+        if not self.folder.exists():
+            return
+        if not self.folder.is_dir():
+            raise InputError(f"{self.folder} is a file, expected a folder to write to. Choose another --out.")
+        if os.path.ismount(self.folder):
+            raise InputError(f"{self.folder} is a mount point and cannot be replaced. Choose a folder in it as --out.")
+        if any(self.folder.iterdir()) and not self.overwrite:
+            raise InputError(f"{self.folder} exists. Add --overwrite to replace it, or choose another --out.")
+        if not self._ours():
+            raise InputError(f"{self.folder} is not replaced, as it holds no run.json of an earlier run. Choose another --out.")
+
+    def _ours(self) -> bool:
+        return not any(self.folder.iterdir()) or (self.folder / "run.json").is_file()
+
+    def __enter__(self) -> Path:
+        self.partial = self.folder.with_name(f".{self.folder.name}.partial-{secrets.token_hex(4)}")
+        try:
+            self.partial.mkdir(parents=True)
+        except OSError as error:
+            raise InputError(f"{self.folder} cannot be made ({error.strerror}). Choose another --out.") from error
+        return self.partial
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            shutil.rmtree(self.partial, ignore_errors=True)
+        else:
+            self.publish()
+
+    def publish(self) -> None:
+        """Let the sibling become the folder. Raises InputError if it can't; then both are as they were."""
+        old = self.partial.with_name(f"{self.partial.name}-old")
+        try:
+            if self.folder.exists() and self.overwrite and self._ours():  # looked at again: the run took its time
+                self.folder.rename(old)
+            elif self.folder.exists():
+                self.folder.rmdir()  # fails, as it should, if it was filled in the meantime
+            self.partial.rename(self.folder)
+        except BaseException as error:
+            if old.exists() and not self.folder.exists():
+                old.rename(self.folder)
+            if not isinstance(error, OSError):
+                raise
+            message = f"The run is complete but cannot be renamed to {self.folder} ({error.strerror}). It is in {self.partial}."
+            raise InputError(message) from error
+        shutil.rmtree(old, ignore_errors=True)
+
+
+class UnfinishedFolder(RunFolder):
+    """A run that may stop and go on: `with UnfinishedFolder(folder) as run:` gives the hidden sibling .NAME.unfinished.
+
+    It belongs to this process until the end of the block (InputError if another has it). There it stays if it holds the file
+    `STATE`, which says what is finished, however the block ends; else it is removed. `publish` makes it the folder.
+    What may never be replaced is refused at construction; a run in the folder, without `overwrite`, only by `check`, since
+    there may be something to say about it first.
+    """
+
+    STATE = ".state.npz"
+
+    def __init__(self, folder: str | Path, overwrite: bool = False):
+        super().__init__(folder, True)
+        self.overwrite = overwrite
+        self.partial = self.folder.with_name(f".{self.folder.name}.unfinished")
+        self.state = self.partial / self.STATE
+        self.published = False
+
+    def __enter__(self) -> Path:
+        try:
+            self._handle = _locked(self.partial)
+        except OSError as error:
+            raise InputError(f"{self.folder} cannot be made ({error.strerror}). Choose another --out.") from error
+        if any(self.partial.iterdir()) and not self.state.exists() and not (self.partial / "masks").is_dir():
+            self._release()
+            raise InputError(f"{self.partial} is in the way and no unfinished run: move it, or choose another --out.")
+        self._recover()
+        return self.partial
+
+    def _recover(self) -> None:
+        """Undo, or complete, what a kill left of `publish`."""
+        (self.folder / self.STATE).unlink(missing_ok=True)
+        old = self.partial.with_name(f"{self.partial.name}-old")
+        if old.exists() and not self.folder.exists():
+            old.rename(self.folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def clear(self) -> None:
+        """Forget what is in it. At every moment it is an unfinished run, or none: the state goes first, masks/ last."""
+        self.state.unlink(missing_ok=True)
+        for path in sorted(self.partial.iterdir(), key=lambda path: path.name == "masks"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def publish(self) -> None:
+        """As `RunFolder.publish`. The state goes last, so that a kill before leaves an unfinished run, or a finished one."""
+        super().publish()
+        self.published = True
+        (self.folder / self.STATE).unlink(missing_ok=True)
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if not self.published and not self.state.exists():
+                self.clear()
+                self.partial.rmdir()
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+
+
+def _locked(folder: Path) -> int | None:
+    """Make the folder if need be and lock it: the descriptor that holds the lock, which the process's end releases too. None
+    where there are no locks. Raises InputError if another process has it."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        if fcntl is None:
+            return None
+        handle = None
+        try:
+            handle = os.open(folder, os.O_RDONLY)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(handle), folder.stat()):
+                return handle
+        except FileNotFoundError:  # as below: it was renamed or removed by the process that had it
+            pass
+        except BlockingIOError as error:
+            os.close(handle)
+            raise InputError(f"Another process is writing {folder}. Wait for it, or choose another --out.") from error
+        except OSError:  # a file system without locks
+            return handle
+        if handle is not None:
+            os.close(handle)

@@ -1,0 +1,246 @@
+"""Clips in: videos, folders of images, patterns. A frame is uint8 RGB [H, W, 3]."""
+
+import difflib
+import glob
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import av
+import numpy as np
+from av.stream import Disposition
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+from vidseg_core.common import InputError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_FPS = 25.0  # images carry no clock; 25 lies between the rates of VSPW (15), DAVIS (24) and CamVid (30)
+MP4_BOXES = (b"ftyp", b"wide", b"free", b"mdat", b"moov")  # what MP4 and MOV files may begin with
+
+Frame = UInt8[np.ndarray, "H W 3"]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip on disk, checked from end to end. Each iteration reads it anew and yields one frame at a time.
+
+    `size` is (H, W) after the rotation that phones note in a file; `fps` is the video's average rate (25 for images) divided
+    by the stride; `indices` are the numbers of the yielded frames in the source, from 0; `files` is empty for a video.
+    """
+
+    source: Path
+    size: tuple[int, int]
+    fps: float
+    indices: range = field(repr=False)
+    files: tuple[Path, ...] = field(default=(), repr=False)
+
+    @property
+    def num_frames(self) -> int:
+        """Exact number of frames that an iteration yields."""
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[Frame]:
+        """uint8 RGB [H, W, 3]. Raises InputError if a frame is unreadable or of another size."""
+        if self.files:
+            for path in (self.files[i] for i in self.indices):
+                frame = read_image(path)
+                same_size(frame.shape[:2], self.size, path)
+                yield frame
+        else:
+            for coded in islice(_decode(self.source), self.indices.start, self.indices.stop, self.indices.step):
+                yield np.ascontiguousarray(np.rot90(coded.to_ndarray(format="rgb24"), _quarter_turns(coded)))
+
+
+def open_clip(source: str | Path, start: int = 0, stop: int | None = None, stride: int = 1) -> Clip:
+    """A video file, a folder of images, a glob pattern or one image as a clip that is read lazily.
+
+    Frames are taken as by `[start:stop:stride]`: a `stop` beyond the end means the end. Images come in natural order,
+    frame2 before frame10; other and hidden files are ignored. Alpha is ignored, not composited, as cv2.imread does; 16-bit
+    grey is scaled by 1/257. All frames up to `stop` are decoded once here: nothing less finds damage before hours of work.
+
+    Raises InputError for a source that is missing, empty, no video, cut off or damaged, for frames of different sizes and
+    for a range that selects nothing.
+    """
+    if start < 0 or stride < 1 or (stop is not None and stop < 0):
+        raise InputError(f"Got start={start}, stop={stop}, stride={stride}. Expected start and stop from 0 and stride from 1.")
+    path = Path(source).expanduser()
+    files = _image_files(path)
+    needed = stop if stop and stop > start else None
+    total, size, fps = (len(files), (0, 0), IMAGE_FPS) if files else _probe(path, needed)
+    indices = range(start, total if stop is None else min(stop, total), stride)
+    if not indices:
+        wanted = f"{start}:{'' if stop is None else stop}"
+        raise InputError(f"--frames {wanted} selects nothing: {path} has {total} frames. Choose a range within 0:{total}.")
+    if not files:
+        return Clip(path, size, fps / stride, indices)
+    height, width, _ = read_image(files[start]).shape
+    clip = Clip(path, (height, width), fps / stride, indices, files)
+    deque(clip, maxlen=0)
+    return clip
+
+
+def read_frames(source: str | Path, start: int = 0, stop: int | None = None, stride: int = 1) -> UInt8[np.ndarray, "f H W 3"]:
+    """All frames of `open_clip` in one uint8 RGB array [f, H, W, 3]. Raises InputError as `open_clip` does."""
+    return np.stack(list(open_clip(source, start, stop, stride)))
+
+
+def windows(frames: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """Groups [n, H, W, 3] of `size` consecutive frames, the last one shorter. InputError for what is no frame."""
+    shape, group = None, []
+    for frame in frames:
+        frame = np.asarray(frame)
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
+            raise InputError(
+                f"a frame is {frame.dtype} {frame.shape}: frames are uint8 RGB, [H, W, 3] each and [f, H, W, 3] together"
+            )
+        shape = shape or frame.shape
+        if frame.shape != shape:
+            raise InputError(f"a frame is {frame.shape[:2]} after frames of {shape[:2]}: all frames of a clip have one size")
+        group.append(frame)
+        if len(group) == size:
+            yield np.stack(group)
+            group = []
+    if group:
+        yield np.stack(group)
+
+
+def _image_files(path: Path) -> tuple[Path, ...]:
+    """The images that a folder, glob pattern or image file stands for, in natural order; () for any other file."""
+    if path.is_file():
+        return (path,) if path.suffix.lower() in IMAGE_SUFFIXES else ()
+    if path.is_dir():
+        found = list(path.iterdir())
+    elif glob.has_magic(str(path)):
+        found = [Path(name) for name in glob.glob(str(path), recursive=True)]
+    else:
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")])
+        raise InputError(f"{path} does not exist. " + (f"Did you mean {' or '.join(near)}?" if near else "Check the path."))
+    files = [p for p in found if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") and not p.is_dir()]
+    if not files:
+        instead = f"only {len(found)} other entries such as {min(found).name}" if found else "nothing"
+        kinds = ", ".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
+        raise InputError(f"{path} holds no images ({kinds}), {instead}. Name a folder of images, or a video file itself.")
+    return tuple(sorted(files, key=lambda p: ([int(s) if s.isdecimal() else s for s in re.split(r"(\d+)", str(p))], str(p))))
+
+
+def read_image(path: Path) -> Frame:
+    """An image file, upright, as RGB. Raises InputError for what is no image, or several, or has 32 bits a channel."""
+    try:
+        with Image.open(path) as image:
+            pages = getattr(image, "n_frames", 1)
+            if pages > 1 and image.format != "MPO":  # MPO: a camera's JPEG with a preview as its second image
+                raise InputError(f"{path} holds {pages} images, expected one. Save each as a file of its own, or as a video.")
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode in ("I", "F"):
+                raise InputError(f"{path} has 32 bits a channel, whose white is unknown. Save it with 8 or 16.")
+            if upright.mode.startswith("I;16"):
+                upright = Image.fromarray(((np.asarray(upright).astype(np.uint32) + 128) // 257).astype(np.uint8))
+            if "transparency" in upright.info:  # without this step PIL warns of a palette's transparency
+                upright = upright.convert("RGBA")
+            return np.array(upright.convert("RGB"))
+    except InputError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} cannot be read as an image ({error}). Replace it or take it out of the clip.") from error
+
+
+def same_size(size: tuple[int, int], first: tuple[int, int], where: Path | str) -> None:
+    """Refuse a frame whose (height, width) is not that of the first; `where` names it in the InputError."""
+    if size != first:
+        raise InputError(
+            f"{where} is {size[1]}x{size[0]} pixels, but the frames before it are {first[1]}x{first[0]}. "
+            "All frames of a clip must have one size: resize or crop them, or leave this part out."
+        )
+
+
+def _quarter_turns(frame: av.VideoFrame) -> int:
+    return round(frame.rotation / 90) % 4
+
+
+def _probe(path: Path, stop: int | None) -> tuple[int, tuple[int, int], float]:
+    """Number of frames up to `stop`, (H, W) as displayed, average frames a second."""
+    total, size = 0, (0, 0)
+    for frame in islice(_decode(path), stop):
+        if not total:
+            size = (frame.width, frame.height) if _quarter_turns(frame) % 2 else (frame.height, frame.width)
+        total += 1
+    if not total:
+        raise InputError(f"{path} is a video without a single frame. Export it again.")
+    with _open_video(path) as (_, stream):
+        return total, size, float(stream.average_rate or IMAGE_FPS)
+
+
+@contextmanager
+def _open_video(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    refusal = f"{path} is not a video that can be read. Expected mp4, webm, mov, avi, gif or the like, or images."
+    try:
+        container = av.open(f"file:{path}")  # "file:", or FFmpeg takes what is before a colon for a protocol
+    except av.FFmpegError as error:
+        with path.open("rb") as file:
+            is_mp4 = file.read(8)[4:] in MP4_BOXES
+        if is_mp4:
+            refusal = f"{path} is cut off: the index at the end of an MP4 or MOV is missing. Copy or record it again."
+        raise InputError(refusal) from error
+    with container:
+        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+        if container.streams.audio and not streams:
+            raise InputError(f"{path} holds sound but no pictures. Expected a video.")
+        if not streams or not streams[0].codec_context or streams[0].codec_context.name == "ansi":  # ANSI art: any .txt
+            raise InputError(refusal)
+        yield container, streams[0]
+
+
+def _decode(path: Path) -> Iterator[av.VideoFrame]:
+    """Frames in display order; InputError at the first that is lost, since what follows would be counted wrongly.
+
+    Lost is what the container or codec notices: most have no checksum, and a frame with a few wrong bytes may pass.
+    """
+    good, packets, first = 0, 0, None
+    with _open_video(path) as (container, stream):
+        try:
+            for packet in container.demux(stream):
+                if packet.is_corrupt:
+                    raise EOFError
+                for frame in packet.decode():
+                    if frame.is_corrupt:
+                        raise EOFError
+                    first = first or (frame.height, frame.width)
+                    same_size((frame.height, frame.width), first, f"Frame {good} of {path}")
+                    good += 1
+                    yield frame
+                packets += packet.size > 0
+            # An edit list drops packets from the index and discards others: stream.frames counts both, the index neither.
+            indexed = len(stream.index_entries) if container.format.name.startswith("mov") else 0
+            if packets >= indexed and not _is_cut(path):
+                return
+        except (av.FFmpegError, EOFError):
+            pass
+        total = stream.frames or round((container.duration or 0) / av.time_base * float(stream.average_rate or 0))
+    share = f"{good} of {total} frames" if total > good else f"{good} frames"
+    part = f", or take the readable part with --frames 0:{good}" if good else ""
+    raise InputError(f"{path} is cut off or damaged: only the first {share} can be decoded. Copy or repair it{part}.")
+
+
+def _is_cut(path: Path) -> bool:
+    """Whether an AVI, GIF, MKV or WebM says of itself that it goes on beyond its end; FFmpeg's demuxers just stop there."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(4096)
+        if head.startswith(b"RIFF"):  # AVI
+            return 8 + int.from_bytes(head[4:8], "little") > size + 1  # 1: the last chunk's padding may lack
+        if head.startswith(b"GIF8"):
+            file.seek(max(0, size - 64))
+            return not file.read().rstrip(b"\0\r\n").endswith(b";")
+    # Matroska and WebM: the segment's size follows its id in 1 to 8 bytes
+    segment = re.match(rb"\x1a\x45\xdf\xa3.*?\x18\x53\x80\x67(.{8})", head, re.DOTALL)
+    if segment:
+        width = 9 - segment[1][0].bit_length()
+        unknown = (1 << 7 * width) - 1
+        length = int.from_bytes(segment[1][:width]) & unknown
+        return length != unknown and segment.start(1) + width + length > size
+    return False

@@ -1,0 +1,1 @@
+"""The pre-trained diffusion models: all that knows diffusers."""

@@ -1,0 +1,71 @@
+"""Work in pieces that fit: out of memory halves the piece, and says so once."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from vidseg_core.common import InputError
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether this is how torch reports a full memory: CUDA has a type of its own, MPS and the CPU only a text."""
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    )
+
+
+TOO_SMALL = (
+    "the device's memory is too small for one pass: take a smaller working size (--size), half precision "
+    "(--dtype float16), --offload, the direct strategy (--strategy direct), or a shorter window for a video model"
+)
+
+
+@contextmanager
+def memory_checked() -> Iterator[None]:
+    """Out of memory inside the block, where nothing is left to divide, raises the InputError that names the remedies."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise InputError(TOO_SMALL) from error
+
+
+class Pieces:
+    """How much one pass may hold on a device. `limit` sinks when memory runs out and stays there for later windows."""
+
+    def __init__(self):
+        self.limit: int | None = None
+
+    def run(self, count: int, size: int, work: Callable[[slice], Any]) -> Iterator[Any]:
+        """Yield `work(slice)` for consecutive slices of `count` things, `size` at most in each.
+
+        If a slice does not fit into memory it is halved and done again. Raises InputError when a single thing does not fit.
+        """
+        start = 0
+        while start < count:
+            step = min(size, self.limit or size)
+            try:
+                result = work(slice(start, min(start + step, count)))
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                failed = min(step, count - start)
+            else:
+                start += step
+                yield result
+                continue
+            self._halve(failed)
+
+    def _halve(self, failed: int) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if failed == 1:
+            raise InputError(TOO_SMALL)
+        if self.limit is None:
+            warnings.warn(f"out of memory with {failed} images in a pass: halved, and halved again if need be", stacklevel=3)
+        self.limit = failed // 2

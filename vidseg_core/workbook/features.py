@@ -1,0 +1,191 @@
+"""Stage 1 by hand: noise level, block and ensemble; what a cell resembles; which layer separates what."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from jaxtyping import Float, Integer, Shaped, UInt8
+from matplotlib.figure import Figure
+
+from vidseg_core.context import SceneContext
+from vidseg_core.evaluation.metrics import class_iou, confusion
+from vidseg_core.features import QUERY, extract_features
+from vidseg_core.models.backbone import Backbone
+from vidseg_core.settings import FeatureSettings, Settings
+from vidseg_core.workbook.figures import enlarge, pca_image
+from vidseg_core.workbook.pictures.features import show_grid, show_similarity
+from vidseg_core.workbook.widgets import Drawn, Explorer, choice, levels, pick, slider
+
+Frames = UInt8[np.ndarray, "f H W 3"]
+NOISE_LEVELS = (1, 20, 50, 100, 200, 400, 600, 800)
+"""Timesteps that the explorer offers: finer where the picture is still to be recognised."""
+
+
+def attention_blocks(backbone: Backbone) -> list[str]:
+    """Paths of all blocks of the UNet with self-attention, in the order in which a pass runs through them."""
+    parts = ("down_blocks", "mid_block", "up_blocks")
+    paths = [path.removesuffix(QUERY) for path, _ in backbone.unet.named_modules() if path.endswith(QUERY)]
+    return sorted(paths, key=lambda path: parts.index(path.split(".")[0]))
+
+
+def queries(
+    backbone: Backbone, frames: Frames, block: str, timestep: float, ensemble: int = 1, noise: str = "shared"
+) -> Float[np.ndarray, "f h w d"]:
+    """Stage 1 with one block and no position appended: normalised queries of the frames, as `extract_features` makes them."""
+    features = FeatureSettings(
+        blocks=(block,), match_blocks=(block,), timestep=timestep, ensemble=ensemble, noise=noise, combine="mean", position=0.0
+    )
+    settings = Settings(features=features).resolve(backbone.model)
+    return extract_features(backbone, _images(backbone, frames), settings).match.cpu().numpy()
+
+
+def denoised(backbone: Backbone, frames: Frames, timestep: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """What the UNet gets and what it makes of it, as RGB in 0..1 [f, H, W, 3]: the noisy latents, scaled to unit variance
+    as the network takes them, and its estimate of the clean ones, both decoded."""
+    latents = backbone.encode(_images(backbone, frames))
+    sigma = backbone.sigma(timestep)
+    noisy = latents + sigma * backbone.noise(latents, seed, shared=True)
+    pictures = backbone.decode(noisy / (sigma**2 + 1) ** 0.5), backbone.decode(backbone.denoise(noisy, timestep))
+    return tuple((p.permute(0, 2, 3, 1).cpu().numpy() / 2 + 0.5).clip(0, 1) for p in pictures)
+
+
+def show_noise_levels(backbone: Backbone, frame: UInt8[np.ndarray, "H W 3"], timesteps: Sequence[int], block: str) -> Figure:
+    """A column for each noise level: what the UNet gets, what it makes of it, its queries as colours."""
+    pairs = [denoised(backbone, frame[None], t) for t in timesteps]
+    images, first = [], None
+    for t in timesteps:
+        images.append(pca_image(queries(backbone, frame[None], block, t), like=first))
+        first = images[0]
+    rows = {"input": [p[0][0] for p in pairs], "estimate": [p[1][0] for p in pairs], "queries": [i[0] for i in images]}
+    return show_grid(rows, [f"t = {t}, σ = {backbone.sigma(t):.2f}" for t in timesteps], frame.shape[:2])
+
+
+def explore_noise(backbone: Backbone, frames: Frames) -> Explorer:
+    """Noise level, block and ensemble over the queries' PCA image of one of the frames.
+
+    A new setting costs a UNet pass for each member of the ensemble, and what was seen is remembered. `shown` has "queries"
+    [h, w, d], "colours" [h, w, 3] and "sigma".
+    """
+    blocks, own = attention_blocks(backbone), Settings().resolve(backbone.model).features
+
+    @lru_cache(maxsize=256)
+    def read(frame: int, block: str, timestep: int, ensemble: int) -> np.ndarray:
+        return queries(backbone, frames[frame : frame + 1], block, timestep, ensemble)
+
+    seen = lru_cache(maxsize=64)(lambda frame, timestep: denoised(backbone, frames[frame : frame + 1], timestep))
+
+    def draw(frame: int, timestep: int, block: str, ensemble: int) -> Drawn:
+        like = pca_image(read(frame, own.match_blocks[0], round(own.timestep), 1))
+        read_now = read(frame, block, timestep, ensemble)
+        image, (noisy, clean) = pca_image(read_now, like), seen(frame, timestep)
+        titles = ["what the UNet gets", "what it makes of it", f"queries, {image.shape[1]} x {image.shape[2]} cells"]
+        figure = show_grid({f"t = {timestep}": [noisy[0], clean[0], image[0]]}, titles, frames.shape[1:3])
+        return figure, {"queries": read_now[0], "colours": image[0], "sigma": backbone.sigma(timestep)}
+
+    return Explorer(
+        draw,
+        timestep=levels("noise level t", round(own.timestep), sorted({*NOISE_LEVELS, round(own.timestep)})),
+        block=choice("block", own.match_blocks[0], blocks),
+        ensemble=levels("ensemble", 1, (1, 2, 4)),
+        frame=slider("frame", 0, 0, len(frames) - 1),
+    )
+
+
+def explore_similarity(backbone: Backbone, frames: Frames, numbers: Sequence[int]) -> Explorer:
+    """Cosine similarity of one cell, clicked or chosen, to all cells of all frames; `numbers` are the frames' in the clip.
+
+    The frames' queries are read once for each block and noise level (a UNet pass a frame); a new point is a product of
+    matrices. `shown` has "similarity" [f, h, w], "best" (row, column of the most similar cell of each frame) and "source".
+    """
+    own, size = Settings().resolve(backbone.model).features, frames.shape[1:3]
+    block, timestep = own.match_blocks[0], round(own.timestep)
+
+    @lru_cache(maxsize=16)
+    def read(block: str, timestep: int) -> np.ndarray:
+        tokens = queries(backbone, frames, block, timestep)
+        return tokens / np.linalg.norm(tokens, axis=-1, keepdims=True)
+
+    grid = read(block, timestep).shape[1:3]
+
+    def draw(frame: int, row: int, column: int, block: str, timestep: int) -> Drawn:
+        tokens = read(block, timestep)
+        cells = tokens.shape[1:3]
+        row, column = row * cells[0] // grid[0], column * cells[1] // grid[1]
+        similarity = tokens @ tokens[frame, row, column]
+        best = [tuple(int(p) for p in np.unravel_index(s.argmax(), s.shape)) for s in similarity]
+        figure = show_similarity(frames, similarity, best, (frame, row, column), numbers)
+        return figure, {"similarity": similarity, "best": best, "source": (frame, row, column)}
+
+    def on_click(panel: str, x: float, y: float) -> dict[str, int]:
+        return {"frame": int(panel.split()[-1])} | pick(grid, size, x, y)
+
+    return Explorer(
+        draw, on_click,
+        row=slider("row", grid[0] // 2, 0, grid[0] - 1, live=True),
+        column=slider("column", grid[1] // 2, 0, grid[1] - 1, live=True),
+        frame=slider("of picture", 0, 0, len(frames) - 1),
+        block=choice("block", block, [b for b in attention_blocks(backbone) if b.startswith("up")]),
+        timestep=levels("noise level t", timestep, sorted({*NOISE_LEVELS, timestep})),
+    )  # fmt: skip
+
+
+def separation(
+    tokens: Float[np.ndarray, "f h w d"], masks: Integer[np.ndarray, "f H W"], num_classes: int
+) -> Float[np.ndarray, " classes"]:
+    """IoU of each class when the cells of frame 0, which carry their true class, name those of the later frames (k-NN).
+
+    No clusters and no tracks take part, so that this measures the features alone. A cell's class is that at its centre.
+    """
+    features, settings = torch.from_numpy(tokens), Settings().context
+    context = SceneContext(settings)
+    context.update(features[:1], torch.from_numpy(at_centres(masks[:1], tokens.shape[1:3])))
+    found = context.predict(features[1:]).numpy()
+    pairs = ((enlarge(cells, mask.shape), mask) for cells, mask in zip(found, masks[1:], strict=True))
+    return class_iou(sum(confusion(labels, mask, num_classes) for labels, mask in pairs))
+
+
+def separation_table(
+    backbone: Backbone, frames: Frames, masks: Integer[np.ndarray, "f H W"], num_classes: int, timesteps: Sequence[float]
+) -> Float[np.ndarray, "blocks timesteps classes"]:
+    """`separation` for every attention block and each noise level: a UNet pass a frame for each pair of them."""
+    rows = [
+        [separation(queries(backbone, frames, block, t), masks, num_classes) for t in timesteps]
+        for block in attention_blocks(backbone)
+    ]
+    return np.array(rows)
+
+
+def steadiness(tokens: Float[np.ndarray, "f h w d"], masks: Integer[np.ndarray, "f H W"], label: int) -> float:
+    """Mean cosine between frame 0 and the others of the cells that have `label` in both: 1 if nothing changes there."""
+    unit, classes = tokens / np.linalg.norm(tokens, axis=-1, keepdims=True), at_centres(masks, tokens.shape[1:3])
+    cosine = (unit[1:] * unit[:1]).sum(-1)
+    return float(cosine[(classes[1:] == label) & (classes[:1] == label)].mean())
+
+
+def alignment(tokens: Float[np.ndarray, "f h w d"], masks: Integer[np.ndarray, "f H W"]) -> Float[np.ndarray, "3 3"]:
+    """Correlation between the steps of the features from cell to cell and the borders of the masks, the masks shifted by
+    (dy, dx) = -1, 0, 1 cells: entry [1, 1] is that in place. It is the largest if the features stand where the things are."""
+    unit = tokens / np.linalg.norm(tokens, axis=-1, keepdims=True)
+    classes = at_centres(masks, tokens.shape[1:3])
+    result = np.zeros((3, 3))
+    for dy, dx in np.ndindex(3, 3):
+        shifted = np.roll(classes, (dy - 1, dx - 1), axis=(1, 2))
+        steps, borders = [], []
+        for axis in (1, 2):
+            here, there = (np.take(unit, np.arange(1, unit.shape[axis] - 2) + k, axis) for k in (0, 1))
+            a, b = (np.take(shifted, np.arange(1, unit.shape[axis] - 2) + k, axis) for k in (0, 1))
+            steps.append(1 - (here * there).sum(-1).ravel())
+            borders.append((a != b).ravel())
+        result[dy, dx] = np.corrcoef(np.concatenate(steps), np.concatenate(borders))[0, 1]
+    return result
+
+
+def at_centres(masks: Shaped[np.ndarray, "f H W"], cells: tuple[int, int]) -> Shaped[np.ndarray, "f h w"]:
+    """The label (or other value) at the centre of each cell of a grid `cells` = (h, w)."""
+    rows, columns = ((2 * np.arange(n) + 1) * s // (2 * n) for n, s in zip(cells, masks.shape[1:], strict=True))
+    return masks[:, rows][:, :, columns]
+
+
+def _images(backbone: Backbone, frames: Frames) -> torch.Tensor:
+    return backbone.images(frames, backbone.working_size(*frames.shape[1:3]))

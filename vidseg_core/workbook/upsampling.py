@@ -1,0 +1,256 @@
+"""Stage 4 by hand: one mask's two predictions and what they become; borders; what replay saves."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+import torch
+from jaxtyping import Float, Integer, UInt8
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional as F
+
+from vidseg_core.models.backbone import Backbone
+from vidseg_core.modulation import direct_pairs, plan
+from vidseg_core.settings import Settings, UpsampleSettings
+from vidseg_core.upsample import claim, response, score, upsample
+from vidseg_core.workbook.figures import enlarge
+from vidseg_core.workbook.pictures.upsampling import show_borders, show_colouring, show_modulation
+from vidseg_core.workbook.widgets import Drawn, Explorer, choice, levels, pick, share, slider
+
+Frame = UInt8[np.ndarray, "H W 3"]
+Cells = Integer[np.ndarray, "h w"]
+Pixels = Integer[np.ndarray, "H W"]
+STRENGTHS = (0.1, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+TIMESTEPS = (20, 50, 100, 200, 400, 600)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What each mask of a frame answered: its number, its predictions with +lambda and -lambda (RGB, 0..1), their distance."""
+
+    names: list[int]
+    plus: Float[np.ndarray, "n H W 3"]
+    minus: Float[np.ndarray, "n H W 3"]
+    response: Float[Tensor, "n H W"]
+
+
+class Bench:
+    """One frame of a clip with the labels of its cells: all that stage 4 is given."""
+
+    def __init__(self, backbone: Backbone, frame: Frame, cells: Cells, names: Mapping[int, str], settings: Settings):
+        self.backbone, self.frame, self.cells, self.names = backbone, frame, cells, names
+        self.settings = settings.resolve(backbone.model)
+        self.image = backbone.images(frame[None], backbone.working_size(*frame.shape[:2]))
+
+    def ask(self, settings: UpsampleSettings) -> Answers:
+        """Modulate every mask alone, both signs, in one step at one noise level (strategy "direct")."""
+        latents, refined = self.backbone.encode(self.image), torch.from_numpy(self.cells[None]).to(self.backbone.device)
+        noise = self.backbone.noise(latents, self.settings.seed, shared=True)
+        names, plus, minus = [], [], []
+        for group, a, b in direct_pairs(self.backbone, latents, noise, refined, replace(settings, separation=None)):
+            names += group.owners[:, 0, 0].tolist()  # a mask that is alone owns all cells
+            plus.append(a)
+            minus.append(b)
+        plus, minus = torch.cat(plus), torch.cat(minus)
+        pictures = ((self.backbone.decode(z).permute(0, 2, 3, 1).cpu().numpy() / 2 + 0.5).clip(0, 1) for z in (plus, minus))
+        return Answers(names, *pictures, response(self.backbone, plus, minus, settings).cpu())
+
+    def judge(self, answers: Answers, settings: UpsampleSettings) -> Float[Tensor, "n H W"]:
+        """The score of each mask at each pixel."""
+        masks = torch.stack([torch.from_numpy(self.cells == name) for name in answers.names])
+        owners = torch.tensor(answers.names)[:, None, None].expand(masks.shape)
+        return score(answers.response, masks, owners, settings)
+
+    def decide(self, answers: Answers, scores: Float[Tensor, "n h w"]) -> tuple[Pixels, Float[np.ndarray, "H W"]]:
+        """Labels, and by how much the winner leads the second."""
+        labels = torch.from_numpy(enlarge(self.cells, self.frame.shape[:2]).astype(np.int16))
+        best = torch.zeros(labels.shape)
+        for name, map_ in zip(answers.names, scores, strict=True):
+            claim(labels, best, torch.full(self.cells.shape, name), map_)
+        if scores.shape[1:] != best.shape:
+            scores = F.interpolate(scores[None], size=best.shape, mode="bilinear", align_corners=False)[0]
+        first = scores.topk(min(2, len(scores)), dim=0).values
+        return labels.numpy(), (first[0] - first[-1] * (len(scores) > 1)).numpy()
+
+    def run(self, settings: UpsampleSettings) -> tuple[Pixels, float]:
+        """The stage as the pipeline runs it: labels of the frame's pixels, and the seconds it took."""
+        refined = torch.from_numpy(self.cells[None]).to(self.backbone.device)
+        started = time.perf_counter()
+        labels = upsample(self.backbone, self.image, refined, self.frame.shape[:2], replace(self.settings, upsample=settings))
+        return labels[0].cpu().numpy(), time.perf_counter() - started
+
+
+def bilinear(cells: Cells, size: tuple[int, int]) -> Pixels:
+    """The baseline: each mask enlarged bilinearly, the largest takes the pixel."""
+    names = np.unique(cells)
+    masks = torch.from_numpy(cells == names[:, None, None]).float()[None]
+    return names[F.interpolate(masks, size=size, mode="bilinear", align_corners=False)[0].argmax(0).numpy()]
+
+
+def compare_masks(benches: Mapping[str, Bench], truth: Pixels, distance: int) -> Float[np.ndarray, "b 3"]:
+    """Share of right pixels within `distance` of a true border: a row for each bench, columns cells, bilinear, modulation."""
+    near, rows = near_borders(truth, distance), []
+    for bench in benches.values():
+        modulated, _ = bench.run(bench.settings.upsample)
+        maps = enlarge(bench.cells, truth.shape), bilinear(bench.cells, truth.shape), modulated
+        rows.append([float((labels == truth)[near].mean()) for labels in maps])
+    return np.array(rows)
+
+
+def near_borders(truth: Pixels, distance: int) -> np.ndarray:
+    """Bool [H, W]: pixels within `distance` of a true border."""
+    inside = [ndimage.distance_transform_edt(truth == name) for name in np.unique(truth)]
+    return np.max(inside, axis=0) <= distance
+
+
+def shifts(labels: Pixels, truth: Pixels, step: int) -> Float[np.ndarray, "3 3"]:
+    """Share of right pixels, the truth shifted by (dy, dx) = -step, 0, step pixels: if all is in place, the middle is the
+    largest."""
+    shares = [(np.roll(truth, (dy * step, dx * step), (0, 1)) == labels).mean() for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+    return np.array(shares).reshape(3, 3)
+
+
+def explore_modulation(bench: Bench) -> Explorer:
+    """One mask's +lambda and -lambda predictions, their difference, its score and the labels of all masks.
+
+    A new lambda or timestep runs the UNet for every mask and sign, and what was seen is remembered; damping and the choice of
+    the mask are instant. `shown` has "response" and "score" [H, W] of the mask, "labels" [H, W] and "margin" [H, W].
+    """
+    own = bench.settings.upsample
+    ask = lru_cache(maxsize=32)(lambda strength, timestep: bench.ask(replace(own, strength=strength, timestep=timestep)))
+    present = [(bench.names.get(n, f"segment {n}"), n) for n in np.unique(bench.cells).tolist()]
+
+    def draw(mask: int, strength: float, timestep: int, damping: float) -> Drawn:
+        answers = ask(strength, timestep)
+        scores, k = bench.judge(answers, replace(own, damping=damping)), answers.names.index(mask)
+        labels, margin = bench.decide(answers, scores)
+        seen = answers.plus[k], answers.minus[k], answers.response[k].numpy(), scores[k].numpy()
+        figure = show_modulation(bench.frame, bench.cells == mask, *seen, labels, bench.names)
+        return figure, {"response": seen[2], "score": seen[3], "labels": labels, "margin": margin}
+
+    def on_click(panel: str, x: float, y: float) -> dict[str, int]:
+        place = pick(bench.cells.shape, bench.frame.shape[:2], x, y)
+        return {"mask": int(bench.cells[place["row"], place["column"]])}
+
+    return Explorer(
+        draw, on_click,
+        mask=choice("mask", present[-1][1], present),
+        strength=levels("λ", own.strength, sorted({*STRENGTHS, own.strength})),
+        timestep=levels("noise level t", round(own.timestep), sorted({*TIMESTEPS, round(own.timestep)})),
+        damping=share("damping", own.damping),
+    )  # fmt: skip
+
+
+def explore_borders(frame: Frame, maps: Mapping[str, Pixels], truth: Pixels) -> Explorer:
+    """Several label maps of one frame close up, wrong pixels in black: click into the frame, or use the sliders.
+
+    `shown` has "view" (top, left, height, width) and "right", the share of right pixels of each map in it.
+    """
+    size = frame.shape[:2]
+
+    def draw(row: int, column: int, width: int) -> Drawn:
+        height = width * size[0] // size[1]
+        top, left = (int(np.clip(p - s // 2, 0, n - s)) for p, s, n in zip((row, column), (height, width), size, strict=True))
+        cut = np.s_[top : top + height, left : left + width]
+        right = {name: float((labels[cut] == truth[cut]).mean()) for name, labels in maps.items()}
+        view = (top, left, height, width)
+        return show_borders(frame, maps, truth, view, right), {"view": view, "right": right}
+
+    return Explorer(
+        draw, lambda panel, x, y: {"row": int(y), "column": int(x)},
+        row=slider("y", size[0] // 2, 0, size[0] - 1), column=slider("x", size[1] // 2, 0, size[1] - 1),
+        width=slider("width", size[1] // 4, size[1] // 10, size[1]),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Coloured:
+    """Stage 4 at one `separation`: `passes`, the image of the frame that each cell is modulated in; the labels; seconds."""
+
+    passes: Cells
+    labels: Pixels
+    seconds: float
+
+
+def colourings(bench: Bench, separations: Sequence[int | None]) -> dict[int | None, Coloured]:
+    """The frame with masks more than so many cells apart modulated together; None: each alone."""
+    runs, cells = {}, torch.from_numpy(bench.cells[None])
+    bench.run(replace(bench.settings.upsample, separation=0))  # the first run is slower than those that follow
+    for separation in separations:
+        masks = plan(cells, separation, coupled=False).masks
+        found = bench.run(replace(bench.settings.upsample, separation=separation))
+        runs[separation] = Coloured(masks.long().argmax(0).numpy(), *found)
+    return runs
+
+
+def explore_colouring(bench: Bench, runs: Mapping[int | None, Coloured]) -> Explorer:
+    """Which masks share a pass, for each separation in `runs` (None among them), and what that changes and saves. The slider's
+    values are "each alone" and "0 cells", "1 cells", ...
+
+    `shown` has "passes", "labels" [H, W], "agreement" (share of pixels as with each mask alone) and "seconds".
+    """
+    alone = runs[None]
+    curve = np.array([(run.passes.max() + 1, (run.labels == alone.labels).mean()) for run in runs.values()])
+    named = {"each alone" if s is None else f"{s} cells": run for s, run in runs.items()}
+
+    def draw(separation: str) -> Drawn:
+        run = named[separation]
+        passes, other = int(run.passes.max()) + 1, run.labels != alone.labels
+        figure = show_colouring(bench.frame, bench.cells, run.passes, run.labels, other, curve)
+        return figure, {"passes": passes, "labels": run.labels, "agreement": 1 - float(other.mean()), "seconds": run.seconds}
+
+    own = f"{bench.settings.upsample.separation} cells"
+    return Explorer(draw, separation=levels("separation", own if own in named else "each alone", list(named)))
+
+
+def time_of_parts(bench: Bench, repeats: int = 3) -> list[tuple[str, float, bool]]:
+    """(module, seconds, whether it runs before the modulated layer) for the parts of one UNet pass in the order of running; the
+    fastest of some passes. Parts are as large as can be without the modulated layer's falling inside one."""
+    unet, own = bench.backbone.unet, bench.settings.upsample
+    noisy = bench.backbone.encode(bench.image)
+    with bench.backbone.record(own.block) as record:
+        bench.backbone.denoise(noisy, own.timestep)
+    live = _after(unet, "", set(record.outputs))
+    begun, seconds, order = {}, {}, []
+
+    def start(path: str) -> None:
+        begun[path] = time.perf_counter()
+        if path not in order:
+            order.append(path)
+
+    def stop(path: str) -> None:
+        seconds[path] = min(seconds.get(path, np.inf), time.perf_counter() - begun[path])
+
+    hooks = []
+    for path in {*record.outputs, *live}:
+        module = unet.get_submodule(path)
+        hooks.append(module.register_forward_pre_hook(lambda *_, path=path: start(path)))
+        hooks.append(module.register_forward_hook(lambda *_, path=path: stop(path)))
+    try:
+        for _ in range(repeats):
+            bench.backbone.denoise(noisy, own.timestep)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [(path, seconds[path], path in record.outputs) for path in order]
+
+
+def _after(module: torch.nn.Module, path: str, recorded: set[str]) -> list[str]:
+    """The largest modules that hold no recorded one and are not recorded themselves."""
+    if path in recorded:
+        return []
+    if path and not any(r.startswith(path + ".") for r in recorded):
+        return [path]
+    return [p for name, child in module.named_children() for p in _after(child, f"{path}.{name}".lstrip("."), recorded)]
+
+
+def replay_error(bench: Bench) -> float:
+    """Largest difference between a whole pass and one that starts from a recording of it, in latents: 0 if replay is exact."""
+    noisy, own = bench.backbone.encode(bench.image), bench.settings.upsample
+    with bench.backbone.record(own.block) as record:
+        whole = bench.backbone.denoise(noisy, own.timestep)
+    with bench.backbone.replay(record, torch.zeros(1, dtype=torch.long)):
+        return float((bench.backbone.denoise(noisy, own.timestep) - whole).abs().max())
