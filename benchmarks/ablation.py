@@ -38,8 +38,8 @@ from vidseg_core.io.results import write_json
 from vidseg_core.io.video import windows
 from vidseg_core.models.backbone import Backbone
 from vidseg_core.upsample import upsample
+from vidseg_core.workbook.ablation import GROUPS
 from vidseg_core.workbook.figures import enlarge
-from vidseg_core.workbook.pictures.evaluation import GROUPS
 
 SCORES = ("mIoU", "accuracy", "F", "stability", "seam stability", "mVC8")
 CLUSTERS = {"camvid": 20, "davis": 8}

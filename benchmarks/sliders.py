@@ -6,7 +6,7 @@ python benchmarks/sliders.py
 import tempfile
 
 from vidseg_core import ContextSettings, RefineSettings, Settings, VidSeg, generated_clip, load_backbone, sample_clip
-from vidseg_core.workbook import context, correspondence, features, upsampling
+from vidseg_core.workbook import context, correspondence, features, memory, motion, neighbours, upsampling
 from vidseg_core.workbook.naming import Naming
 from vidseg_core.workbook.widgets import Explorer
 
@@ -37,8 +37,8 @@ def stage_2(backbone) -> None:
     motion = late.flow[:13], late.visible[:13], ContextSettings()
     explorer = context.explore_flicker(late.frames[:14], moving[:14], *motion)
     report(explorer, "02 flicker", start=[3, 5], num_clusters=[4, 12, 20])
-    story = context.arrival(late.frames, moving, late.labels, 3)
-    explorer = context.explore_memory({"arrival": story}, ContextSettings())
+    story = memory.arrival(late.frames, moving, late.labels, 3)
+    explorer = memory.explore_memory({"arrival": story}, ContextSettings())
     report(explorer, "02 memory", frame=[9, 14], window=[7], neighbours=[8], keeps=["window"])
     vidseg = VidSeg(backbone, Settings(context=ContextSettings(num_segments=1)))
     with tempfile.TemporaryDirectory() as folder:
@@ -47,13 +47,13 @@ def stage_2(backbone) -> None:
 
 
 def stages_3_and_4(backbone) -> None:
-    clip = correspondence.faster(generated_clip(40), 3)
+    clip = motion.faster(generated_clip(40), 3)
     read = context.read_features(backbone, clip.frames)
     _, cells = context.named_cells(read, clip.labels[0], Settings())
-    window = correspondence.Window(clip, read.match, correspondence.with_noise(cells, 0.15))
+    window = motion.Window(clip, read.match, neighbours.with_noise(cells, 0.15))
     explorer = correspondence.explore_track(window, RefineSettings())
     report(explorer, "03 track", row=[4, 9], column=[8], frame=[5], majority=[0.3], anchor=["frame0"], precision=["cell"])
-    explorer = correspondence.explore_vote(window, RefineSettings())
+    explorer = neighbours.explore_vote(window, RefineSettings())
     report(explorer, "03 vote", frame=[3], max_jump=[0, 2, 6], majority=[0.2], anchor=["frame0"], on_jump=["drop"])
     bench = upsampling.Bench(backbone, clip.frames[1], cells[1], clip.names, Settings())
     explorer = upsampling.explore_modulation(bench)

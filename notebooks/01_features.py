@@ -37,8 +37,7 @@ import numpy as np
 
 from vidseg_core import Settings, load_backbone, sample_clip
 from vidseg_core.workbook import features as explore
-from vidseg_core.workbook.figures import show_frames
-from vidseg_core.workbook.pictures.features import show_table
+from vidseg_core.workbook.figures import show_frames, show_table
 
 FAST = os.environ.get("VIDSEG_FAST") == "1"  # CI sets it: fewer frames, the same steps
 MODEL = "tiny"  # or "sd21-base" on a GPU; see the end of this notebook

@@ -38,8 +38,10 @@ from vidseg_core.cli import main as vidseg_command
 from vidseg_core.evaluation.metrics import class_iou, confusion
 from vidseg_core.io.results import read_mask, read_names
 from vidseg_core.workbook import context as explore
+from vidseg_core.workbook.features import at_centres
+from vidseg_core.workbook.figures import show_table
+from vidseg_core.workbook.memory import arrival, cut_to, explore_memory, there_and_back
 from vidseg_core.workbook.naming import Naming
-from vidseg_core.workbook.pictures.features import show_table
 
 FAST = os.environ.get("VIDSEG_FAST") == "1"  # CI sets it: fewer frames, the same steps
 MODEL = "tiny"  # or "sd21-base" on a GPU; see the end of 01_features
@@ -147,7 +149,7 @@ assert right.argmax() == 4 and right[1, 1] > 0.95
 # and K-means is not needed (`naming="cells"`, our default). **Question:** which classes will gain?
 
 # %%
-truth, ious = explore.at_centres(clip.labels[one], cells.shape[1:]), {}
+truth, ious = at_centres(clip.labels[one], cells.shape[1:]), {}
 for how in ("clusters", "cells"):
     settings = Settings(context=ContextSettings(naming=how))
     named = explore.named_cells(explore.part(moving, one), clip.labels[0], settings)[1]
@@ -174,11 +176,11 @@ n = 10
 after = vs.sample_clip("box").frames[: n + 1]
 box = explore.read_features(backbone, after).context
 stories = {
-    "an object arrives": explore.arrival(clip.frames, moving.context, clip.labels, 3),
-    "a cut": explore.cut_to(cup.frames[:n], features.context[:n], after, box),
-    "there and back": explore.there_and_back(frames[:7], features.context[:7], after[:7], box[:7]),
+    "an object arrives": arrival(clip.frames, moving.context, clip.labels, 3),
+    "a cut": cut_to(cup.frames[:n], features.context[:n], after, box),
+    "there and back": there_and_back(frames[:7], features.context[:7], after[:7], box[:7]),
 }
-memory = explore.explore_memory(stories, ContextSettings())
+memory = explore_memory(stories, ContextSettings())
 memory.still(frame=14)
 
 # %% [markdown]

@@ -36,10 +36,10 @@ import numpy as np
 
 from vidseg_core import RefineSettings, Settings, generated_clip, load_backbone
 from vidseg_core.workbook import correspondence as explore
+from vidseg_core.workbook import neighbours
 from vidseg_core.workbook.context import named_cells, read_features
-from vidseg_core.workbook.neighbours import compare_stability, cut_in_two, explore_neighbours
-from vidseg_core.workbook.pictures.correspondence import show_failures
-from vidseg_core.workbook.pictures.features import show_table
+from vidseg_core.workbook.figures import show_table
+from vidseg_core.workbook.motion import Window, faster
 
 MODEL = "tiny"  # or "sd21-base" on a GPU; see the end of 01_features
 
@@ -51,11 +51,11 @@ MODEL = "tiny"  # or "sd21-base" on a GPU; see the end of 01_features
 
 # %%
 FRAMES = 14
-clip = explore.faster(generated_clip(3 * FRAMES - 2), 3)
+clip = faster(generated_clip(3 * FRAMES - 2), 3)
 backbone = load_backbone(MODEL)
 features = read_features(backbone, clip.frames)
 _, coarse = named_cells(features, clip.labels[0], Settings())
-window = explore.Window(clip, features.match, coarse)
+window = Window(clip, features.match, coarse)
 print(f"before any vote, {(coarse == window.truth).mean():.1%} of the cells have their true class")
 
 # %% [markdown]
@@ -86,7 +86,7 @@ assert hops["ours"].within > 0.85 and hops["ours"].pace > 0.6
 slow = generated_clip(6)
 slow_features = read_features(backbone, slow.frames)
 _, named = named_cells(slow_features, slow.labels[0], Settings())
-slowly, pace = explore.Window(slow, slow_features.match, named), {}
+slowly, pace = Window(slow, slow_features.match, named), {}
 for p in ("cell", "subcell"):
     pace[p] = explore.judge_hops(slowly, RefineSettings(precision=p)).pace
 print({p: f"{value:.0%} of the true pace" for p, value in pace.items()})
@@ -140,8 +140,8 @@ _ = follow.set(anchor="none", precision="subcell")
 # them can a vote repair?
 
 # %%
-disturbed = explore.Window(clip, features.match, explore.with_noise(coarse, 0.15))
-vote = explore.explore_vote(disturbed, along)
+disturbed = Window(clip, features.match, neighbours.with_noise(coarse, 0.15))
+vote = neighbours.explore_vote(disturbed, along)
 vote.still()
 
 # %% [markdown]
@@ -176,7 +176,7 @@ _ = vote.set(max_jump=1)
 # %%
 kinds = {"our tracks": along, "paper's code": paper, "majority 0": RefineSettings(method="tracks", majority=0.0)}
 rows = {"as they are": window, "disturbed": disturbed}
-table = explore.compare_votes(rows, kinds)
+table = neighbours.compare_votes(rows, kinds)
 show_table(100 * table, list(rows), ["before", *kinds], "% of cells that are right", best="row")
 
 # %% [markdown]
@@ -194,7 +194,7 @@ assert (refined.labels.numpy() == window.truth).mean() > 0.94
 
 # %%
 shares = explore.failures(window, window.refine(RefineSettings(method="tracks", max_jump=2)).tracks)
-show_failures(shares)
+explore.show_failures(shares)
 
 # %% [markdown]
 # - **Near an outline** tracks are lost first: a cell there sees both sides, and when the ground moves on, half of what it saw has changed.
@@ -222,7 +222,7 @@ assert np.nanmean(shares["near an outline"][-3:]) < 0.5
 
 # %%
 ours = RefineSettings()
-near = explore_neighbours(disturbed, ours)
+near = neighbours.explore_neighbours(disturbed, ours)
 near.still()
 
 # %% [markdown]
@@ -255,11 +255,11 @@ _ = near.set(reach=2)
 
 # %%
 both = {"neighbours": ours, "tracks": along, "paper's code": paper}
-votes = explore.compare_votes(rows, both)
+votes = neighbours.compare_votes(rows, both)
 show_table(100 * votes, list(rows), ["before", *both], "% of cells that are right", best="row")
 
 # %%
-steady = compare_stability(rows, both)
+steady = neighbours.compare_stability(rows, both)
 show_table(100 * steady, list(rows), ["before", *both], "% of cells that keep their label", best="row")
 
 # %% [markdown]
@@ -278,8 +278,8 @@ assert (window.refine(ours).labels.numpy() == window.truth).mean() > (shifted ==
 # on the first frames of the next. Here the clip is refined as two windows, with more of the labels disturbed (30 %). **Question:** which frames can gain?
 
 # %%
-worse = explore.Window(clip, features.match, explore.with_noise(coarse, 0.3))
-seams = {tail: cut_in_two(worse, ours, tail) for tail in (False, True)}
+worse = Window(clip, features.match, neighbours.with_noise(coarse, 0.3))
+seams = {tail: neighbours.cut_in_two(worse, ours, tail) for tail in (False, True)}
 for tail, (stable, good) in seams.items():
     print(
         f"{'with' if tail else 'without'} the last frames: {stable:.1%} keep their label over the seam, {good:.1%} right after it"
@@ -323,7 +323,7 @@ assert (paper.anchor, paper.precision, paper.jump, paper.start) == ("frame0", "c
 #
 # ## Exercises
 # 1. With `follow`, click the leaf in frame 0. In which frame does the plus vanish, and what does the track do then?
-# 2. With `vote`: at which share of disturbed cells (`explore.with_noise(coarse, share)`) is the vote, with `max_jump=2`, of no more help?
+# 2. With `vote`: at which share of disturbed cells (`neighbours.with_noise(coarse, share)`) is the vote, with `max_jump=2`, of no more help?
 # 3. With `near`, set radius and temperature to 2 and 1: what happens to the labels of the leaf's outline, and to the stability (`near.shown["stability"]`)?
 # 4. Take every frame instead of every third (`generated_clip(14)`, without `faster`). Which max. jump is best then, and why?
 #
@@ -340,8 +340,8 @@ assert (paper.anchor, paper.precision, paper.jump, paper.start) == ("frame0", "c
 # %%
 gains = {}
 for amount in (0.1, 0.3, 0.5, 0.7):
-    noisy = explore.Window(clip, features.match, explore.with_noise(coarse, amount))
-    before, after = explore.compare_votes({"": noisy}, {"": RefineSettings(method="tracks", max_jump=2)})[0]
+    noisy = Window(clip, features.match, neighbours.with_noise(coarse, amount))
+    before, after = neighbours.compare_votes({"": noisy}, {"": RefineSettings(method="tracks", max_jump=2)})[0]
     gains[amount] = after - before
 print({f"{amount:.0%} disturbed": f"{gain:+.1%}" for amount, gain in gains.items()})
 assert gains[0.1] > 0.03 and gains[0.7] < 0.5 * gains[0.3]

@@ -35,12 +35,11 @@ from dataclasses import replace
 import numpy as np
 
 from vidseg_core import Settings, generated_clip, load_backbone, sample_clip
+from vidseg_core.workbook import fast
 from vidseg_core.workbook import upsampling as explore
 from vidseg_core.workbook.context import named_cells, read_features
 from vidseg_core.workbook.features import at_centres
-from vidseg_core.workbook.figures import compare, enlarge
-from vidseg_core.workbook.pictures.features import show_table
-from vidseg_core.workbook.pictures.upsampling import show_confidence, show_replay
+from vidseg_core.workbook.figures import compare, enlarge, show_table
 
 FAST = os.environ.get("VIDSEG_FAST") == "1"  # CI sets it: fewer frames, the same steps
 MODEL = "tiny"  # or "sd21-base" on a GPU; see the end of 01_features
@@ -187,7 +186,7 @@ assert worth[0, 0] > worth[0, 1] + 0.005 and worth[0, 0] > worth[0, 4] + 0.005
 
 # %%
 lead = modulation.set(mask=2, strength=own.strength).shown["margin"]
-show_confidence(frame, labels, lead, labels != truth)
+explore.show_confidence(frame, labels, lead, labels != truth)
 
 # %%
 wrong = labels != truth
@@ -204,8 +203,8 @@ assert lead[wrong].mean() < 0.7 * lead[~wrong].mean()
 # shows where the time of a pass goes, measured here.
 
 # %%
-parts = explore.time_of_parts(bench)
-show_replay(parts, masks=len(np.unique(cells[4])))
+parts = fast.time_of_parts(bench)
+fast.show_replay(parts, masks=len(np.unique(cells[4])))
 
 # %% [markdown]
 # Notice that the modulated layer comes late: `up.1`, of three levels of the decoder. The dark part is all that each mask and sign costs. Nothing is lost: a pass that
@@ -214,8 +213,8 @@ show_replay(parts, masks=len(np.unique(cells[4])))
 # %%
 later = sum(t for _, t, before in parts if not before) / sum(t for _, t, _ in parts)
 print(f"after the modulated layer: {later:.0%} of a pass")
-print(f"largest error of replay: {explore.replay_error(bench)}")
-assert explore.replay_error(bench) == 0 and later < 0.5
+print(f"largest error of replay: {fast.replay_error(bench)}")
+assert fast.replay_error(bench) == 0 and later < 0.5
 assert [before for *_, before in parts] == sorted((before for *_, before in parts), reverse=True)
 
 # %% [markdown]
@@ -229,8 +228,8 @@ assert [before for *_, before in parts] == sorted((before for *_, before in part
 cup = sample_clip("cup")
 clusters, _ = named_cells(read_features(backbone, cup.frames[:5]), cup.masks[0], Settings())
 busy = explore.Bench(backbone, cup.frames[0], clusters[0], {}, Settings())
-runs = explore.colourings(busy, (0, 1, 8, None) if FAST else (0, 1, 2, 3, 4, 5, 6, 7, 8, None))
-colouring = explore.explore_colouring(busy, runs)
+runs = fast.colourings(busy, (0, 1, 8, None) if FAST else (0, 1, 2, 3, 4, 5, 6, 7, 8, None))
+colouring = fast.explore_colouring(busy, runs)
 colouring.still()
 
 # %% [markdown]

@@ -37,7 +37,7 @@ from vidseg_core.evaluation.datasets import open_dataset
 from vidseg_core.evaluation.metrics import video_consistency
 from vidseg_core.workbook import ablation
 from vidseg_core.workbook import evaluation as explore
-from vidseg_core.workbook.pictures import evaluation as pictures
+from vidseg_core.workbook.failures import explore_failures, gallery, show_gallery, worst_frames
 
 FAST = os.environ.get("VIDSEG_FAST") == "1"  # CI sets it: fewer frames, the same steps
 backbone = load_backbone("tiny")
@@ -59,7 +59,7 @@ late = explore.late_clip(step=2 if FAST else 1)
 ways = explore.name_in_ways(backbone, late)
 clip, names = late.clips[0], dict(enumerate(late.classes))
 last = clip.num_frames - 1
-pictures.show_named_ways(clip.images[last], clip.labels[last], {k: w.labels[last] for k, w in ways.items()}, names)
+explore.show_named_ways(clip.images[last], clip.labels[last], {k: w.labels[last] for k, w in ways.items()}, names)
 
 # %% [markdown]
 # Wrong pixels are black. Notice that the tile (red) is wrong in all ways that take their names from frame 0: a name that is not in frame 0 cannot be given later. Notice
@@ -78,7 +78,7 @@ assert accuracy["no mask, named by frame 0"] > accuracy["no mask, Hungarian"] + 
 # **Question:** the mask of frame 0 is given. Is frame 0 then a test at all? Below: the accuracy from frame 0 on.
 
 # %%
-protocol = explore.explore_failures({"late": ways})
+protocol = explore_failures({"late": ways})
 protocol.still(place=0)
 
 # %%
@@ -108,7 +108,7 @@ known = open_dataset("generated").clips[0].part(0, 18 if FAST else 28)
 truth = np.stack([known.labels[n] for n in range(known.num_frames)])
 made = explore.pretenders(truth, 3)
 fooled = explore.score_maps(made, known, 3)
-pictures.show_scores(fooled, ["accuracy", "mIoU", "mVC8", "F", "stability", "flicker"])
+explore.show_scores(fooled, ["accuracy", "mIoU", "mVC8", "F", "stability", "flicker"])
 
 # %% [markdown]
 # Read it by rows:
@@ -156,10 +156,10 @@ assert len(video_consistency(exchanged, drawn, 3, official=True)) == len(drawn) 
 sets = [explore.thin(open_dataset(name), 12 if FAST else 4) for name in ("cup", "box")]
 results = explore.run_methods(backbone, sets, ["vidseg", "colour", "frames", "propagation"])
 lines = {name: explore.score_lines(of) for name, of in results.items()}
-pictures.show_scores(lines["cup"], ["mIoU", "accuracy", "F", "flicker"])
+explore.show_scores(lines["cup"], ["mIoU", "accuracy", "F", "flicker"])
 
 # %%
-pictures.show_scores(lines["box"], ["mIoU", "accuracy", "F", "flicker"])
+explore.show_scores(lines["box"], ["mIoU", "accuracy", "F", "flicker"])
 
 # %% [markdown]
 # Notice that it takes both. `colour` has the context without the features, `frames` the features without the context, and both lose to VidSeg. Notice too that pixels (`vidseg`)
@@ -180,7 +180,7 @@ assert [len(results[name]["vidseg"].scored) for name in ("cup", "box")] == [4, 4
 # %%
 classes = {data.name: data.classes for data in sets}
 bars = {name: explore.class_scores(of) for name, of in results.items()}
-pictures.show_class_bars(bars, classes)
+explore.show_class_bars(bars, classes)
 
 # %% [markdown]
 # Notice that on `cup` the wall is nearly the same for all methods. The cup and the hand decide, which are small and move; on `box` it is the hand.
@@ -196,14 +196,14 @@ assert bars["cup"]["vidseg"].argmax() == classes["cup"].index("wall"), "the larg
 # The scored frame with the lowest accuracy of each method, the worst first. Above the true outlines, below the labels, wrong pixels black.
 
 # %%
-worst = explore.worst_frames(results, 4)
-pictures.show_gallery(explore.gallery(results, 4))
+worst = worst_frames(results, 4)
+show_gallery(gallery(results, 4))
 
 # %% [markdown]
 # Then look yourself. The third picture has the wrong pixels in the dark colour of their true class. Choose clip, method and measure; drag the slider, or click on the curve to choose a frame.
 
 # %%
-failures = explore.explore_failures(results)
+failures = explore_failures(results)
 failures.still(clip=worst[0][0], method=worst[0][1])
 
 # %%
@@ -227,18 +227,18 @@ assert failures.set(clip="box", method="vidseg", metric="F").picture.value != be
 # %%
 tables = ablation.read_ablations()
 print(ablation.availability(tables))
-pictures.show_gains(tables, "mIoU", ablation.availability(tables))
+ablation.show_gains(tables, "mIoU", ablation.availability(tables))
 
 # %% [markdown]
 # Each point is the gain over the row that the group is compared with: *stages* over "modulation off: bilinear" or the coarse cells, λ and *passes* (which masks share one) over all
 # stages, the other groups over the coarse cells. A hollow point is that row itself. Left of 0 a change does harm: "off" rows *should* lie there if the stage helps. The same for the outlines:
 
 # %%
-pictures.show_gains(tables, "F", ablation.availability(tables))
+ablation.show_gains(tables, "F", ablation.availability(tables))
 
 # %%
 for name, table in tables.items():
-    assert {line["group"] for line in table} == set(pictures.GROUPS), f"{name}: a group is missing"
+    assert {line["group"] for line in table} == set(ablation.GROUPS), f"{name}: a group is missing"
     full, cut = (ablation.find_row(table, row) for row in ("all stages, pixels", "modulation off: bilinear"))
     assert 0 < full["mIoU"] < 1 and np.isclose(full["mIoU"] - cut["mIoU"], full["mIoU gain"], atol=1e-3)
     default = ablation.find_row(table, "lambda = 10", "strength")

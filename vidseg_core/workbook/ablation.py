@@ -1,16 +1,22 @@
 """The measured tables: what each stage and hyperparameter is worth on CamVid and DAVIS, beside the published scores."""
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from vidseg_core.common import InputError
 from vidseg_core.models.registry import data_folder
+from vidseg_core.workbook.figures import Drawing
 
 Line = dict[str, str | float]
 COMMAND = "python benchmarks/ablation.py --camvid DIR --davis DIR"
+GROUPS = ("stages", "clusters", "neighbours", "strength", "passes", "position", "normalise", "blocks", "timestep")
+"""Groups of the ablation's rows, in the order of the figure."""
 PUBLISHED = (
     ("VidSeg with SVD, the paper's (second-hand)", "VSPW val", "frame 0", 53.2, 89.3),
     ("VidSeg, the paper's best (second-hand)", "VSPW val", "frame 0", 60.6, None),
@@ -51,6 +57,48 @@ def availability(tables: Mapping[str, object]) -> str:
     if not missing:
         return "The ablation has been measured on camvid and davis."
     return f"benchmarks/results has no ablation of {' and '.join(missing)}: `{COMMAND}` makes it (README, 'Evaluate')."
+
+
+def show_gains(tables: Mapping[str, Sequence[Mapping[str, str | float]]], metric: str, otherwise: str) -> Figure:
+    """What each row of the ablation gains over the row it is compared with, clip by clip, in percent points: mean and standard
+    error over clips, a column for each set. Without tables, the sentence `otherwise`."""
+    if not tables:
+        figure = Drawing(figsize=(9, 0.8), layout="constrained")
+        figure.text(0.5, 0.5, otherwise.replace(": ", ":\n", 1), ha="center", va="center", fontsize=10)
+        return figure
+    first = next(iter(tables.values()))
+    keys = [(g, line["row"]) for g in GROUPS for line in first if line["group"] == g and line["row"] != "coarse cells"]
+    figure = Drawing(figsize=(9, 1.2 + 0.23 * len(keys)), layout="constrained")
+    for axes, (name, table) in zip(figure.subplots(1, len(tables), sharey=True, squeeze=False)[0], tables.items(), strict=True):
+        _gains(axes, {(line["group"], line["row"]): line for line in table}, keys, metric)
+        axes.set_title(name, fontsize=10)
+    figure.supxlabel(f"gain in {metric}, percent points ± standard error", fontsize=9)  # once: two do not fit side by side
+    return figure
+
+
+def _gains(axes: Axes, lines: Mapping, keys: Sequence[tuple[str, str]], metric: str) -> None:
+    at = np.arange(len(keys))[::-1]
+    for y, key in zip(at, keys, strict=True):
+        line = lines.get(key, {})
+        gain, error = (100 * float(line.get(f"{metric} gain{end}", np.nan)) for end in ("", " error"))
+        if np.isnan(gain):
+            axes.plot(0, y, "o", color="0.2", markersize=5, markerfacecolor="white")  # a row that is compared with itself
+        else:
+            axes.errorbar(gain, y, xerr=np.nan_to_num(error), fmt="o", color="0.2", markersize=4, capsize=2, linewidth=1.2)
+    starts = [i for i in range(1, len(keys)) if keys[i][0] != keys[i - 1][0]]
+    for i in starts:
+        axes.axhline(at[i] + 0.5, color="0.8", linewidth=0.8)
+    axes.axvline(0, color="0.5", linewidth=0.8)
+    axes.set_yticks(at, [_short(group, row) for group, row in keys], fontsize=9)
+    axes.set_ylim(-0.7, len(keys) - 0.3)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(left=False)
+
+
+def _short(group: str, row: str) -> str:
+    row = "default: both of the last" if row.startswith("default: ") and "," in row else row
+    row = row.replace("clusters named, K", "K").replace("lambda", "λ") if group in ("clusters", "strength") else row
+    return re.sub("_blocks?|entions", "", row)
 
 
 def beside_published(tables: Mapping[str, Sequence[Line]]) -> str:

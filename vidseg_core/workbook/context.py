@@ -1,24 +1,28 @@
-"""Stage 2 by hand: clusters and their merging, flicker, what is remembered when the scene changes."""
+"""Stage 2 by hand: clusters and their merging, flicker, the paper's protocol on cells."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Integer, UInt8
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from vidseg_core.common import InputError
-from vidseg_core.context import Clusters, SceneContext, cut_merges, kmeans, merge_order, nearest_references
+from vidseg_core.context import Clusters, cut_merges, kmeans, merge_order
 from vidseg_core.features import Features, extract_features
 from vidseg_core.models.backbone import Backbone
 from vidseg_core.scene import open_scene
 from vidseg_core.settings import ContextSettings, Settings
 from vidseg_core.workbook.features import at_centres
-from vidseg_core.workbook.pictures.context import show_clusters, show_flicker, show_memory
-from vidseg_core.workbook.widgets import Drawn, Explorer, choice, levels, slider
+from vidseg_core.workbook.figures import PALETTE, Drawing, blend, enlarge, panel
+from vidseg_core.workbook.memory import quick, run_memory
+from vidseg_core.workbook.motion import stability
+from vidseg_core.workbook.widgets import Drawn, Explorer, slider
 
 Frames = UInt8[np.ndarray, "f H W 3"]
 Cells = Integer[np.ndarray, "f h w"]
@@ -68,6 +72,44 @@ def explore_clusters(frames: Frames, context: Float[Tensor, "f h w d"], settings
     )
 
 
+def show_clusters(
+    frame: UInt8[np.ndarray, "H W 3"],
+    clusters: Integer[np.ndarray, "h w"],
+    segments: Integer[np.ndarray, "h w"],
+    order: Integer[np.ndarray, "merges 2"],
+    num_segments: int,
+) -> Figure:
+    """One frame's clusters, its segments after the cut, and the merge tree with the cut. Panels "clusters" and "segments"."""
+    size = frame.shape[:2]
+    figure = Drawing(figsize=(9, 3.1), layout="constrained")
+    axes = figure.subplots(1, 3, width_ratios=(1, 1, 1.15))
+    panel(axes[0], blend(frame, enlarge(clusters, size)), f"{len(order) + 1} clusters", name="clusters")
+    panel(axes[1], blend(frame, enlarge(segments, size)), f"cut at {num_segments}", name="segments")
+    draw_tree(axes[2], order, num_segments)
+    return figure
+
+
+def draw_tree(axes: Axes, order: Integer[np.ndarray, "merges 2"], num_segments: int) -> None:
+    """The merges from left (every cluster alone) to right (one segment): a line for each cluster in its segment's colour, which
+    ends where another takes it in. The dashed line is the cut."""
+    count = len(order) + 1
+    groups, end = {k: [k] for k in range(count)}, {int(absorbed): count - n - 0.5 for n, (_, absorbed) in enumerate(order)}
+    for kept, absorbed in order:
+        groups[int(kept)] += groups.pop(int(absorbed))
+    height = {cluster: n for n, cluster in enumerate(next(iter(groups.values())))}
+    for cluster, y in height.items():
+        axes.hlines(y, end.get(cluster, 0.5), count + 0.5, color=PALETTE[cluster] / 255, linewidth=2.5)
+    for kept, absorbed in order:
+        x, ends = end[int(absorbed)], sorted((height[int(kept)], height[int(absorbed)]))
+        axes.vlines(x, *ends, color=PALETTE[absorbed] / 255, linewidth=2.5)
+    axes.axvline(num_segments, color="black", linestyle="--", linewidth=1)
+    axes.set_xlim(count + 1, 0)
+    axes.set_yticks([])
+    axes.spines[["left", "right", "top"]].set_visible(False)
+    axes.set_xlabel("segments left", fontsize=9)
+    axes.set_title("merge tree", fontsize=10)
+
+
 def frame_by_frame(context: Float[Tensor, "f h w d"], settings: ContextSettings, seed: int = 0) -> tuple[Cells, Cells]:
     """K-means of each frame alone: labels as they come, and renumbered so that each cluster overlaps most with its namesake
     in the frame before (Hungarian method, Kuhn 1955). Both [f, h, w]."""
@@ -78,45 +120,6 @@ def frame_by_frame(context: Float[Tensor, "f h w d"], settings: ContextSettings,
         np.add.at(overlap, (raw[n], matched[n - 1]), 1)
         matched[n] = linear_sum_assignment(-overlap)[1][raw[n]]
     return raw, matched
-
-
-@dataclass(frozen=True)
-class Remembered:
-    """`labels` [f, h, w] by k-NN; `distance` [f, h, w], Euclidean, to the nearest token that was remembered at that moment."""
-
-    labels: Cells
-    distance: Float[np.ndarray, "f h w"]
-
-
-def run_memory(
-    context: Float[Tensor, "f h w d"], settings: ContextSettings, window: int, keeps: str = "anchored", seed: int = 0
-) -> Remembered:
-    """Stage 2 alone, as the pipeline runs it: K-means on the first window fills the memory; each window is labelled from it.
-    What it `keeps` then: "anchored" the first window and the last, "window" the last, "first" the first for ever."""
-    memory = SceneContext(replace(settings, memory="anchored" if keeps == "anchored" else "window"), seed)
-    first, labels, distances = context[:window].flatten(0, 2), [], []
-    memory.open(first, kmeans(first, settings, seed).labels)
-    for part in context.split(window):
-        labels.append(memory.predict(part))
-        squared, _ = nearest_references(part.flatten(0, 2), memory.tokens, 1)
-        distances.append(squared.sqrt().reshape(part.shape[:3]))
-        if keeps != "first":
-            memory.update(part, labels[-1])
-    return Remembered(torch.cat(labels).numpy(), torch.cat(distances).numpy())
-
-
-def stability(labels: Cells, flow: Float[np.ndarray, "g H W 2"], visible: Bool[np.ndarray, "g H W"]) -> Float[np.ndarray, " g"]:
-    """Share of cells that have, one frame later, the same label where they went. `flow` is (dy, dx) in pixels and exact; cells
-    that are hidden or out of the picture then do not count."""
-    cells, size = labels.shape[1:], flow.shape[1:3]
-    rows, columns = ((2 * np.arange(n) + 1) * s // (2 * n) for n, s in zip(cells, size, strict=True))
-    start = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1)
-    kept = []
-    for n, (step, seen) in enumerate(zip(flow, visible, strict=True)):
-        end = np.rint(start + step[rows][:, columns]).astype(int)
-        y, x = (end[..., k].clip(0, size[k] - 1) * cells[k] // size[k] for k in range(2))
-        kept.append((labels[n] == labels[n + 1][y, x])[seen[rows][:, columns]].mean())
-    return np.array(kept)
 
 
 def named_cells(features: Features, first_mask: Integer[np.ndarray, "H W"], settings: Settings) -> tuple[Cells, Cells]:
@@ -146,7 +149,7 @@ def explore_flicker(
 
     @lru_cache(maxsize=32)
     def label(num_clusters: int) -> tuple[dict, dict]:
-        alone = replace(_quick(settings), num_clusters=num_clusters)
+        alone = replace(quick(settings), num_clusters=num_clusters)
         raw, matched = frame_by_frame(context, alone)
         maps = {"alone": raw, "matched": matched, "model": run_memory(context, alone, len(context)).labels}
         return maps, {name: stability(m, flow, visible) for name, m in maps.items()}
@@ -163,76 +166,29 @@ def explore_flicker(
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Story:
-    """A clip in which something happens: `new` [f, h, w] are the cells of what was not there at the start."""
-
-    frames: Frames
-    context: Float[Tensor, "f h w d"]
-    new: Bool[np.ndarray, "f h w"]
-
-
-def arrival(frames: Frames, context: Float[Tensor, "f h w d"], masks: Integer[np.ndarray, "f H W"], label: int) -> Story:
-    """The story of an object, `label` in `masks`, that comes in late."""
-    return Story(frames, context, at_centres(masks, tuple(context.shape[1:3])) == label)
-
-
-def cut_to(
-    before: Frames, context_before: Float[Tensor, "f h w d"], after: Frames, context_after: Float[Tensor, "g h w d"]
-) -> Story:
-    """Two clips one after the other: from the cut on, everything is new."""
-    context = torch.cat([context_before, context_after])
-    new = np.zeros(context.shape[:3], bool)
-    new[len(before) :] = True
-    return Story(np.concatenate([before, after]), context, new)
-
-
-def there_and_back(
-    here: Frames, context_here: Float[Tensor, "f h w d"], there: Frames, context_there: Float[Tensor, "g h w d"]
-) -> Story:
-    """A clip, another, and the first again: the other is what is new."""
-    away = cut_to(here, context_here, there, context_there)
-    new = np.concatenate([away.new, away.new[: len(here)]])
-    return Story(np.concatenate([away.frames, here]), torch.cat([away.context, context_here]), new)
-
-
-def explore_memory(stories: Mapping[str, Story], settings: ContextSettings) -> Explorer:
-    """Window length, k, and what the memory keeps, for clips in which the scene changes.
-
-    `shown` has "labels" and "distance" [f, h, w] and "curves": the mean distance over the clip of "what is new" and "the rest".
-    """
-    small = _quick(settings)
-
-    @lru_cache(maxsize=64)
-    def remember(story: str, window: int, keeps: str, neighbours: int) -> Remembered:
-        return run_memory(stories[story].context, replace(small, neighbours=neighbours), window, keeps)
-
-    def draw(story: str, window: int, neighbours: int, keeps: str, frame: int) -> Drawn:
-        told, result = stories[story], remember(story, window, keeps, neighbours)
-        curves = {"what is new": _means(result.distance, told.new), "the rest": _means(result.distance, ~told.new)}
-        figure = show_memory(told.frames[frame], result.labels[frame], result.distance[frame], curves, window, frame)
-        return figure, {"labels": result.labels, "distance": result.distance, "curves": curves}
-
-    length = min(len(story.frames) for story in stories.values())
-    return Explorer(
-        draw,
-        story=choice("story", next(iter(stories)), list(stories)),
-        keeps=choice("memory", settings.memory, list(KEEPS.items())),
-        window=slider("window", min(5, length // 2), 2, length // 2),
-        neighbours=levels("k", settings.neighbours, (1, 2, 4, 8, 16)),
-        frame=slider("frame", 0, 0, length - 1, live=True),
-    )
-
-
-KEEPS = {"the first window and the last": "anchored", "the last window (paper)": "window", "the first window for ever": "first"}
-
-
-def _quick(settings: ContextSettings) -> ContextSettings:
-    """For sliders that answer soon: one run of K-means, and a memory of 1,024 tokens (the pipeline's holds 4,096)."""
-    return replace(settings, max_context=1024, num_segments=None, restarts=1)
-
-
-def _means(values: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """Mean of each frame over the cells that count; NaN for a frame without any."""
-    count = where.sum((1, 2))
-    return np.where(count > 0, (values * where).sum((1, 2)) / np.maximum(count, 1), np.nan)
+def show_flicker(
+    frames: Frames, maps: Mapping[str, Cells], shown: Sequence[int], curves: Mapping[str, Float[np.ndarray, " g"]]
+) -> Figure:
+    """A strip of frames, a row for each way of labelling them, and below the share of cells that keep their label."""
+    size, width = frames.shape[1:3], 8.6 / len(shown)
+    rows = len(maps) + 1
+    figure = Drawing(figsize=(9, rows * width * size[0] / size[1] + 2.8), layout="constrained")
+    heights = [width * size[0] / size[1]] * rows + [1.9]
+    grid = figure.add_gridspec(rows + 1, len(shown), height_ratios=heights)
+    for k, n in enumerate(shown):
+        panel(figure.add_subplot(grid[0, k]), frames[n], f"frame {n}")
+        for row, (name, labels) in enumerate(maps.items(), 1):
+            axes = figure.add_subplot(grid[row, k])
+            panel(axes, blend(frames[n], enlarge(labels[n], size), 0.6), "")
+            if k == 0:
+                axes.text(-0.04, 0.5, name, transform=axes.transAxes, rotation=90, ha="right", va="center", fontsize=9)
+    below = figure.add_subplot(grid[-1, :])
+    for (name, curve), style in zip(curves.items(), (":", "--", "-"), strict=False):
+        below.plot(np.arange(1, len(curve) + 1), curve, style, color="black", label=name.replace("\n", " "), linewidth=1.8)
+    below.set_ylim(0, 1.02)
+    below.set_xlabel("frame", fontsize=9)
+    below.set_ylabel("label kept", fontsize=9)
+    below.legend(fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(curves), frameon=False)
+    below.xaxis.set_major_locator(MaxNLocator(integer=True))
+    below.grid(alpha=0.3)
+    return figure

@@ -1,111 +1,26 @@
-"""Stage 3 by hand: tracks, their votes, the settings of both, and where tracks fail, against the exact answer."""
+"""Stage 3 by hand: tracks, one track and its votes, and where tracks fail, against the exact answer."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Float, Integer, Shaped
+from jaxtyping import Float, Integer, UInt8
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
+from matplotlib.ticker import MaxNLocator
 
-from vidseg_core.correspondence import Refined, Tracks, find_moves, refine
+from vidseg_core.correspondence import Refined, Tracks, find_moves
 from vidseg_core.io.samples import GeneratedClip
 from vidseg_core.settings import RefineSettings
-from vidseg_core.workbook.context import stability
 from vidseg_core.workbook.features import at_centres
-from vidseg_core.workbook.pictures.correspondence import show_track, show_tracks, show_vote
+from vidseg_core.workbook.figures import PALETTE, Drawing, mark, panel
+from vidseg_core.workbook.motion import Window, true_paths
 from vidseg_core.workbook.widgets import Drawn, Explorer, choice, pick, share, slider
 
-
-@dataclass(frozen=True)
-class Window:
-    """One window of a clip of which everything is known: its features for matching, its labels before the vote."""
-
-    clip: GeneratedClip
-    match: Float[Tensor, "f h w e"]
-    coarse: Integer[np.ndarray, "f h w"]
-
-    @property
-    def truth(self) -> Integer[np.ndarray, "f h w"]:
-        """The true label at each cell's centre."""
-        return at_centres(self.clip.labels[: len(self.coarse)], self.coarse.shape[1:])
-
-    def refine(self, settings: RefineSettings) -> Refined:
-        """Stage 3 on this window."""
-        return refine(self.match, torch.from_numpy(self.coarse).long(), settings)
-
-    def stable(self, labels: Integer[np.ndarray, "f h w"]) -> Float[np.ndarray, " g"]:
-        """For each frame but the last, the share of cells that have the same label where they are in the next."""
-        return stability(labels, self.clip.flow[: len(labels) - 1], self.clip.visible[: len(labels) - 1])
-
-
-def faster(clip: GeneratedClip, step: int) -> GeneratedClip:
-    """Every `step`-th frame of the clip, its flow and visibility put together from those of the hops between."""
-    size = clip.labels.shape[1:]
-    pixels = np.indices(size).reshape(2, -1).T
-    flow, visible = [], []
-    for n in range(0, len(clip.frames) - step, step):
-        end = true_paths(clip, pixels, n, n + step + 1)[:, -1]
-        visible.append(np.isfinite(end[:, 0]).reshape(size))
-        flow.append(np.nan_to_num(end - pixels).reshape(*size, 2).astype(np.float32))
-    kept = slice(0, len(flow) * step + 1, step)
-    return GeneratedClip(clip.frames[kept], clip.labels[kept], np.stack(flow), np.stack(visible), clip.names)
-
-
-def true_paths(clip: GeneratedClip, points: Shaped[np.ndarray, "n 2"], start: int, frames: int) -> Float[np.ndarray, "n f 2"]:
-    """Where the points (y, x), in pixels of frame `start`, are in each of the first `frames` frames by the exact flow; NaN
-    before `start` and from the frame on in which they are hidden or out of the picture."""
-    paths, size = np.full((len(points), frames, 2), np.nan), np.array(clip.labels.shape[1:])
-    paths[:, start] = at = points.astype(float)
-    for n in range(start, frames - 1):
-        pixel = np.nan_to_num(np.rint(at)).astype(int).clip(0, size - 1)
-        seen = np.isfinite(at[:, 0]) & clip.visible[n][pixel[:, 0], pixel[:, 1]]
-        at = np.where(seen[:, None], at + clip.flow[n][pixel[:, 0], pixel[:, 1]], np.nan)
-        paths[:, n + 1] = at
-    return paths
-
-
-def track_errors(tracks: Tracks, clip: GeneratedClip) -> Float[np.ndarray, "t f"]:
-    """Distance of each track from the truth in cells, the larger of the two axes, by hops since its start; NaN where the track
-    has ended or its point is hidden. Only tracks that start in frame 0."""
-    (h, w), frames = tracks.grid, tracks.cells.shape[1]
-    cells = tracks.cells.numpy()[tracks.cells[:, 0].numpy() >= 0]
-    side = np.array(clip.labels.shape[1:]) / (h, w)
-    place = (np.stack([cells // w, cells % w], -1) + 0.5) * side - 0.5
-    error = (np.abs(place - true_paths(clip, place[:, 0], 0, frames)) / side).max(-1)
-    return np.where(cells >= 0, error, np.nan)
-
-
-def draw_tracks(window: Window, refined: Refined, shown: tuple[int, ...], every: int = 2) -> Figure:
-    """Tracks that start in frame 0, in every second row and column, in the colour of the class that won their vote there."""
-    (h, w), cells = refined.tracks.grid, refined.tracks.cells.numpy()
-    first = cells[:, 0]
-    cells = cells[(first >= 0) & (first // w % every == 0) & (first % w % every == 0)]
-    side = np.array(window.clip.labels.shape[1:]) / (h, w)
-    paths = (np.stack([cells // w, cells % w], -1) + 0.5) * side
-    paths[cells < 0] = np.nan
-    labels = refined.labels[0].numpy().ravel()[cells[:, 0]]
-    return show_tracks(window.clip.frames, paths, labels, shown)
-
-
-def failures(window: Window, tracks: Tracks) -> dict[str, Float[np.ndarray, " g"]]:
-    """Share of tracks within a cell of the truth after 1, 2, ... hops, by where they start: on a thing that moves, within two
-    cells of its outline, or elsewhere. Of the tracks that are still there and whose point is still to be seen."""
-    errors, truth = track_errors(tracks, window.clip), window.truth[0]
-    near = np.zeros(truth.shape, bool)
-    for dy, dx in np.ndindex(5, 5):
-        near |= np.roll(truth, (dy - 2, dx - 2), (0, 1)) != truth
-    kinds = {"ground, far from things": ~near & (truth == 0), "inside a thing": ~near & (truth > 0), "near an outline": near}
-    starts = tracks.cells.numpy()[tracks.cells[:, 0].numpy() >= 0, 0]
-    return {name: np.array([share_within(errors[kind.ravel()[starts], n]) for n in range(1, errors.shape[1])])
-            for name, kind in kinds.items()}  # fmt: skip
-
-
-def share_within(errors: np.ndarray) -> float:
-    """Share of the errors, in cells, that are 1 or less; NaN (ended, hidden) does not count."""
-    known = errors[np.isfinite(errors)]
-    return float((known <= 1).mean()) if len(known) else np.nan
+Frames = UInt8[np.ndarray, "f H W 3"]
+Paths = Float[np.ndarray, "t f 2"]
 
 
 @dataclass(frozen=True)
@@ -133,13 +48,52 @@ def judge_hops(window: Window, settings: RefineSettings) -> Hops:
     )
 
 
-def compare_votes(windows: dict[str, Window], settings: dict[str, RefineSettings]) -> Float[np.ndarray, "w s"]:
-    """Share of right cells: a row for each window, a column for its labels before the vote and one for each of the settings."""
-    rows = []
-    for window in windows.values():
-        after = [window.refine(s).labels.numpy() for s in settings.values()]
-        rows.append([float((labels == window.truth).mean()) for labels in (window.coarse, *after)])
-    return np.array(rows)
+def track_errors(tracks: Tracks, clip: GeneratedClip) -> Float[np.ndarray, "t f"]:
+    """Distance of each track from the truth in cells, the larger of the two axes, by hops since its start; NaN where the track
+    has ended or its point is hidden. Only tracks that start in frame 0."""
+    (h, w), frames = tracks.grid, tracks.cells.shape[1]
+    cells = tracks.cells.numpy()[tracks.cells[:, 0].numpy() >= 0]
+    side = np.array(clip.labels.shape[1:]) / (h, w)
+    place = (np.stack([cells // w, cells % w], -1) + 0.5) * side - 0.5
+    error = (np.abs(place - true_paths(clip, place[:, 0], 0, frames)) / side).max(-1)
+    return np.where(cells >= 0, error, np.nan)
+
+
+def share_within(errors: np.ndarray) -> float:
+    """Share of the errors, in cells, that are 1 or less; NaN (ended, hidden) does not count."""
+    known = errors[np.isfinite(errors)]
+    return float((known <= 1).mean()) if len(known) else np.nan
+
+
+def draw_tracks(window: Window, refined: Refined, shown: tuple[int, ...], every: int = 2) -> Figure:
+    """Tracks that start in frame 0, in every second row and column, in the colour of the class that won their vote there."""
+    (h, w), cells = refined.tracks.grid, refined.tracks.cells.numpy()
+    first = cells[:, 0]
+    cells = cells[(first >= 0) & (first // w % every == 0) & (first % w % every == 0)]
+    side = np.array(window.clip.labels.shape[1:]) / (h, w)
+    paths = (np.stack([cells // w, cells % w], -1) + 0.5) * side
+    paths[cells < 0] = np.nan
+    labels = refined.labels[0].numpy().ravel()[cells[:, 0]]
+    return show_tracks(window.clip.frames, paths, labels, shown)
+
+
+def show_tracks(frames: Frames, paths: Paths, labels: Integer[np.ndarray, " t"], shown: Sequence[int]) -> Figure:
+    """Tracks as lines over the frames `shown`, each up to that frame, in the colour of its label; `paths` are (y, x) in pixels,
+    NaN where a track is not."""
+    width = 9 / len(shown)
+    figure = Drawing(figsize=(9, width * frames.shape[1] / frames.shape[2] + 0.4), layout="constrained")
+    for axes, n in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        panel(axes, frames[n] // 2 + 100, f"frame {n}")
+        _draw_paths(axes, paths[:, : n + 1], labels)
+    return figure
+
+
+def _draw_paths(axes: Axes, paths: Paths, labels: Integer[np.ndarray, " t"]) -> None:
+    for path, label in zip(paths, labels.tolist(), strict=True):
+        if np.isfinite(path[-1, 0]):
+            colour = PALETTE[label] / 255
+            axes.plot(path[:, 1], path[:, 0], color=colour, linewidth=1)
+            axes.plot(path[-1, 1], path[-1, 0], "o", color=colour, markersize=2.5)
 
 
 def explore_track(window: Window, settings: RefineSettings) -> Explorer:
@@ -186,46 +140,78 @@ def explore_track(window: Window, settings: RefineSettings) -> Explorer:
     )  # fmt: skip
 
 
-def explore_vote(window: Window, settings: RefineSettings) -> Explorer:
-    """The settings of stage 3 over its result: labels before and after, the truth, what was repaired and spoiled.
-
-    `shown` has "labels" and "confidence" [f, h, w], "before" and "after" (shares of right cells over the window), "tracks" (how
-    many) and "within" (share of them within a cell of the truth in the last frame).
-    """
-    truth = window.truth
-
-    @lru_cache(maxsize=64)
-    def run(**changes: object) -> tuple[Refined, float]:
-        refined = window.refine(replace(settings, **changes))
-        return refined, share_within(track_errors(refined.tracks, window.clip)[:, -1])
-
-    def draw(frame: int, **changes: object) -> Drawn:
-        refined, within = run(**changes)
-        labels, wrong = refined.labels.numpy(), window.coarse[frame] != truth[frame]
-        maps = {"before the vote": window.coarse[frame], "after": labels[frame], "the truth": truth[frame]}
-        both = np.stack([wrong, labels[frame] != truth[frame]])
-        figure = show_vote(window.clip.frames[frame], maps, both, refined.confidence[frame].numpy(), window.clip.names)
-        return figure, {
-            "labels": labels, "confidence": refined.confidence.numpy(), "before": float((window.coarse == truth).mean()),
-            "after": float((labels == truth).mean()), "tracks": len(refined.tracks.cells), "within": within,
-        }  # fmt: skip
-
-    return Explorer(
-        draw,
-        max_jump=slider("max. jump", settings.max_jump, 0, 6),
-        majority=share("majority", settings.majority),
-        on_jump=choice("on a jump", settings.on_jump, ["cut", "drop"]),
-        anchor=choice("anchor", settings.anchor, ["none", "frame0"]),
-        precision=choice("precision", settings.precision, ["subcell", "cell"]),
-        start=choice("tracks start", settings.start, ["uncovered", "frame0"]),
-        frame=slider("frame", len(window.coarse) - 1, 0, len(window.coarse) - 1, live=True),
-    )
+def show_track(
+    frames: Frames,
+    cells: Integer[np.ndarray, "f 2"],
+    truth: Float[np.ndarray, "f 2"],
+    votes: Integer[np.ndarray, " f"],
+    shown: Sequence[int],
+    grid: tuple[int, int],
+    names: Mapping[int, str],
+    majority: float,
+) -> Figure:
+    """One track: where it is (circle; `cells` are row and column, -1 where it is not) and where it ought to be (plus; `truth`
+    is (y, x) in pixels, NaN where hidden), the label of each cell it visits, and the votes. Panels "0", "1", ..."""
+    size = frames.shape[1:3]
+    height = 9 / len(shown) * size[0] / size[1] + 0.4
+    figure = Drawing(figsize=(9, height + 1.5), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=(height, 1.5))
+    for axes, n in zip(above.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        panel(axes, frames[n], f"frame {n}", name=str(n))
+        if np.isfinite(truth[n, 0]):
+            axes.plot(truth[n, 1], truth[n, 0], "+", color="black", markersize=14, markeredgewidth=4)
+            axes.plot(truth[n, 1], truth[n, 0], "+", color="white", markersize=12, markeredgewidth=2)
+        if cells[n, 0] >= 0:
+            mark(axes, *cells[n].tolist(), grid, size)
+    strip, bars = below.subplots(1, 2)
+    _draw_votes(strip, votes)
+    _draw_count(bars, votes[votes >= 0], names, majority)
+    return figure
 
 
-def with_noise(coarse: Integer[np.ndarray, "f h w"], amount: float, seed: int = 0) -> Integer[np.ndarray, "f h w"]:
-    """The labels with a share `amount` of cells set to another label at random, each frame anew: flicker to be voted away."""
-    rng = np.random.default_rng(seed)
-    hit, other = rng.random(coarse.shape) < amount, rng.integers(1, len(np.unique(coarse)), coarse.shape)
-    values, index = np.unique(coarse, return_inverse=True)
-    index = index.reshape(coarse.shape)
-    return values[np.where(hit, (index + other) % len(values), index)]
+def _draw_votes(axes: Axes, votes: Integer[np.ndarray, " f"]) -> None:
+    colours = np.where((votes >= 0)[:, None], PALETTE[votes.clip(min=0)] / 255, 1.0)
+    axes.imshow(colours[None], aspect="auto", extent=(-0.5, len(votes) - 0.5, 0, 1))
+    axes.set_yticks([])
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("frame", fontsize=9)
+    axes.set_title("the label of each cell on the track", fontsize=10)
+
+
+def _draw_count(axes: Axes, votes: Integer[np.ndarray, " v"], names: Mapping[int, str], majority: float) -> None:
+    values, counts = np.unique(votes, return_counts=True)
+    called = [names.get(v, f"segment {v}") for v in values.tolist()]
+    axes.barh(called, counts / max(counts.sum(), 1), color=PALETTE[values] / 255, height=0.6)
+    axes.axvline(majority, color="black", linestyle="--", linewidth=1)
+    axes.set_xlim(0, 1)
+    axes.invert_yaxis()
+    axes.tick_params(labelsize=9)
+    axes.set_title("share of the votes; dashed: majority needed", fontsize=10)
+
+
+def failures(window: Window, tracks: Tracks) -> dict[str, Float[np.ndarray, " g"]]:
+    """Share of tracks within a cell of the truth after 1, 2, ... hops, by where they start: on a thing that moves, within two
+    cells of its outline, or elsewhere. Of the tracks that are still there and whose point is still to be seen."""
+    errors, truth = track_errors(tracks, window.clip), window.truth[0]
+    near = np.zeros(truth.shape, bool)
+    for dy, dx in np.ndindex(5, 5):
+        near |= np.roll(truth, (dy - 2, dx - 2), (0, 1)) != truth
+    kinds = {"ground, far from things": ~near & (truth == 0), "inside a thing": ~near & (truth > 0), "near an outline": near}
+    starts = tracks.cells.numpy()[tracks.cells[:, 0].numpy() >= 0, 0]
+    return {name: np.array([share_within(errors[kind.ravel()[starts], n]) for n in range(1, errors.shape[1])])
+            for name, kind in kinds.items()}  # fmt: skip
+
+
+def show_failures(shares: Mapping[str, Float[np.ndarray, " g"]]) -> Figure:
+    """For each kind of place, the share of tracks within a cell of the truth, by the number of hops since the start."""
+    figure = Drawing(figsize=(9, 2.8), layout="constrained")
+    axes = figure.subplots()
+    for (name, curve), style in zip(shares.items(), ("-", "--", ":", "-."), strict=False):
+        axes.plot(np.arange(1, len(curve) + 1), curve, style, color="black", label=name, linewidth=1.8)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("hops", fontsize=9)
+    axes.set_ylabel("within a cell of the truth", fontsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=9, frameon=False, loc="lower left")
+    return figure

@@ -7,24 +7,24 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from jaxtyping import Float, Int64, Integer
+from jaxtyping import Float, Int64, Integer, UInt8
+from matplotlib.figure import Figure
 
 from vidseg_core.evaluation.baselines import ContextMethod, FrameMethod, FullMethod, Method, PropagationMethod, make_method
 from vidseg_core.evaluation.extractors import Extractor, model_features
 from vidseg_core.evaluation.labelled import Dataset, LabelledArrays
-from vidseg_core.evaluation.metrics import boundary_f, class_iou, confusion, mean_iou, pixel_accuracy
+from vidseg_core.evaluation.metrics import VOID, class_iou
 from vidseg_core.evaluation.scoring import Plan, Store, given_mask, load_window, score_windows, segment_names
 from vidseg_core.evaluation.tally import Meter, Tally
 from vidseg_core.features import Features
 from vidseg_core.io.samples import generated_clip
 from vidseg_core.models.backbone import Backbone
 from vidseg_core.settings import Settings
-from vidseg_core.workbook.figures import enlarge
-from vidseg_core.workbook.pictures.evaluation import show_failure
-from vidseg_core.workbook.widgets import Drawn, Explorer, choice, slider
+from vidseg_core.workbook.figures import PALETTE, Drawing, blend, enlarge, legend, panel
 
+Frame = UInt8[np.ndarray, "H W 3"]
+Labels = Integer[np.ndarray, "H W"]
 Maps = Integer[np.ndarray, "f H W"]
-METRICS = ("accuracy", "mIoU", "F")
 
 
 @dataclass(frozen=True)
@@ -113,17 +113,26 @@ def name_in_ways(backbone: Backbone, dataset: Dataset) -> dict[str, Judged]:
     return result
 
 
-def run_methods(backbone: Backbone, datasets: Sequence[Dataset], names: Sequence[str]) -> dict[str, dict[str, Judged]]:
-    """Set -> method -> result, under the first-frame protocol. What uses the model's features shares them."""
-    settings = Settings().resolve(backbone.model)
-    extract = remembering(model_features(backbone, settings))
-    shared = {"bilinear": ContextMethod, "frames": FrameMethod, "propagation": PropagationMethod}
-    made = {
-        name: shared[name](extract, settings, backbone.device) if name in shared else make_method(name, backbone, settings)
-        for name in names
-    }
-    assert "vidseg" not in made or isinstance(made["vidseg"], FullMethod)
-    return {d.name: {name: judge(method, d, settings) for name, method in made.items()} for d in datasets}
+def show_named_ways(frame: Frame, truth: Labels, maps: Mapping[str, Labels], names: Mapping[int, str]) -> Figure:
+    """The truth of a frame and label maps beside it, three to a row, wrong pixels black."""
+    rows = -(-(len(maps) + 2) // 3)
+    figure = Drawing(figsize=(9, rows * (3 * frame.shape[0] / frame.shape[1] + 0.3) + 0.4), layout="constrained")
+    axes = figure.subplots(rows, 3).ravel()
+    panel(axes[0], frame, "the frame")
+    panel(axes[1], blend(frame, truth), "the truth")
+    for place, (title, labels) in zip(axes[2:], maps.items(), strict=False):
+        panel(place, with_errors(frame, labels, truth), title)
+    for unused in axes[2 + len(maps) :]:
+        unused.set_axis_off()
+    legend(figure, [truth], names)
+    return figure
+
+
+def with_errors(frame: Frame, labels: Labels, truth: Labels) -> Frame:
+    """The overlay with wrong pixels black; where the truth is void nothing is wrong."""
+    picture = blend(frame, labels, 0.6)
+    picture[(labels != truth) & (truth != VOID)] = 0
+    return picture
 
 
 def pretenders(truth: Int64[np.ndarray, "f H W"], num_classes: int) -> dict[str, Int64[np.ndarray, "f H W"]]:
@@ -153,24 +162,17 @@ def score_maps(maps: Mapping[str, Maps], clip: LabelledArrays, num_classes: int)
     return result
 
 
-def frame_scores(judged: Judged, frame: int) -> dict[str, float]:
-    """Accuracy, mIoU and boundary F of one labelled frame, as shares."""
-    labels, truth, count = judged.labels[frame], judged.clip.labels[frame], len(judged.classes)
-    counts = confusion(labels, truth, count)
-    return {
-        "accuracy": pixel_accuracy(counts), "mIoU": mean_iou(counts), "F": float(np.nanmean(boundary_f(labels, truth, count))),
-    }  # fmt: skip
-
-
-def worst_frames(results: Mapping[str, Mapping[str, Judged]], count: int) -> list[tuple[str, str, int, float]]:
-    """(set, method, frame, accuracy) of the scored frames with the lowest accuracy, of each set and method the worst only."""
-    found = []
-    for name, of in results.items():
-        for method, judged in of.items():
-            shares = {n: frame_scores(judged, n)["accuracy"] for n in judged.scored}
-            frame = min(shares, key=shares.get)
-            found.append((name, method, frame, shares[frame]))
-    return sorted(found, key=lambda entry: entry[-1])[:count]
+def run_methods(backbone: Backbone, datasets: Sequence[Dataset], names: Sequence[str]) -> dict[str, dict[str, Judged]]:
+    """Set -> method -> result, under the first-frame protocol. What uses the model's features shares them."""
+    settings = Settings().resolve(backbone.model)
+    extract = remembering(model_features(backbone, settings))
+    shared = {"bilinear": ContextMethod, "frames": FrameMethod, "propagation": PropagationMethod}
+    made = {
+        name: shared[name](extract, settings, backbone.device) if name in shared else make_method(name, backbone, settings)
+        for name in names
+    }
+    assert "vidseg" not in made or isinstance(made["vidseg"], FullMethod)
+    return {d.name: {name: judge(method, d, settings) for name, method in made.items()} for d in datasets}
 
 
 def score_lines(of: Mapping[str, Judged]) -> dict[str, dict[str, float]]:
@@ -183,14 +185,22 @@ def score_lines(of: Mapping[str, Judged]) -> dict[str, dict[str, float]]:
     }
 
 
-def gallery(results: Mapping[str, Mapping[str, Judged]], count: int) -> list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
-    """`worst_frames` as `show_gallery` takes them."""
-    entries = []
-    for name, method, frame, share in worst_frames(results, count):
-        judged = results[name][method]
-        labels, truth = judged.labels[frame], judged.clip.labels[frame]
-        entries.append((f"{name}, {method}: {share:.1%}", judged.clip.images[frame], labels, truth))
-    return entries
+def show_scores(rows: Mapping[str, Mapping[str, float]], columns: Sequence[str]) -> Figure:
+    """Scores in percent, a column of horizontal bars for each measure, its values written at them; NaN is a dash."""
+    figure = Drawing(figsize=(9, 0.9 + 0.32 * len(rows)), layout="constrained")
+    grid, at = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0], np.arange(len(rows))[::-1]
+    for axes, column in zip(grid, columns, strict=True):
+        values = 100 * np.array([row[column] for row in rows.values()])
+        axes.barh(at, np.nan_to_num(values), color="0.75", height=0.8)
+        for y, value in zip(at, values, strict=True):
+            axes.text(3, y, "–" if np.isnan(value) else f"{value:.1f}", va="center", fontsize=9)
+        axes.set_title(column, fontsize=10)
+        axes.set_xlim(0, 100)
+        axes.set_xticks([])
+        axes.set_yticks(at, list(rows), fontsize=9)
+        axes.tick_params(left=False)
+        axes.spines[["top", "right", "bottom"]].set_visible(False)
+    return figure
 
 
 def class_scores(of: Mapping[str, Judged]) -> dict[str, Float[np.ndarray, " classes"]]:
@@ -198,24 +208,21 @@ def class_scores(of: Mapping[str, Judged]) -> dict[str, Float[np.ndarray, " clas
     return {method: class_iou(judged.tally.counts) for method, judged in of.items()}
 
 
-def explore_failures(results: Mapping[str, Mapping[str, Judged]]) -> Explorer:
-    """Clip, method, measure and frame: where the labels are wrong, and how all methods fare from frame to frame. A click on
-    the curve chooses a frame. `shown` has "wrong" [H, W], "frame" and "curves", the measure of each method on scored frames."""
-
-    def draw(clip: str, method: str, metric: str, place: int) -> Drawn:
-        judged = results[clip][method]
-        place = min(place, len(judged.scored) - 1)
-        frame = judged.scored[place]
-        curves = {name: [frame_scores(j, n)[metric] for n in j.scored] for name, j in results[clip].items()}
-        truth, names = judged.clip.labels[frame], dict(enumerate(judged.classes))
-        wrong = (judged.labels[frame] != truth) & (truth != 255)
-        figure = show_failure(judged.clip.images[frame], judged.labels[frame], truth, curves, method, metric, place, names)
-        return figure, {"wrong": wrong, "frame": frame, "curves": curves}
-
-    first = next(iter(results.values()))
-    length = max(len(j.scored) for of in results.values() for j in of.values())
-    return Explorer(
-        draw, lambda panel, x, y: {"place": int(np.clip(round(x), 0, length - 1))},
-        clip=choice("clip", next(iter(results)), list(results)), method=choice("method", next(iter(first)), list(first)),
-        metric=choice("measure", METRICS[0], METRICS), place=slider("frame shown", length - 1, 0, length - 1, live=True),
-    )  # fmt: skip
+def show_class_bars(
+    scores: Mapping[str, Mapping[str, Float[np.ndarray, " _"]]], classes: Mapping[str, Sequence[str]]
+) -> Figure:
+    """IoU of each class in percent: a panel for each set, a group of bars for each method, a colour for each class."""
+    figure = Drawing(figsize=(9, 2.5 * len(scores)), layout="constrained")
+    for axes, (name, of) in zip(figure.subplots(len(scores), 1, squeeze=False)[:, 0], scores.items(), strict=True):
+        count = len(classes[name])
+        for k, title in enumerate(classes[name]):
+            x = np.arange(len(of)) + (k - (count - 1) / 2) * 0.8 / count
+            bars = axes.bar(x, [100 * iou[k] for iou in of.values()], 0.8 / count, color=PALETTE[k] / 255, label=title)
+            axes.bar_label(bars, fmt="%.0f", fontsize=8)
+        axes.set_xticks(range(len(of)), list(of), fontsize=9)
+        axes.set_ylabel("IoU, %", fontsize=9)
+        axes.set_ylim(0, 112)
+        axes.set_title(name, fontsize=10)
+        axes.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure

@@ -1,6 +1,6 @@
 """Stage 1 by hand: noise level, block and ensemble; what a cell resembles; which layer separates what."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -13,11 +13,11 @@ from vidseg_core.evaluation.metrics import class_iou, confusion
 from vidseg_core.features import QUERY, extract_features
 from vidseg_core.models.backbone import Backbone
 from vidseg_core.settings import FeatureSettings, Settings
-from vidseg_core.workbook.figures import enlarge, pca_image
-from vidseg_core.workbook.pictures.features import show_grid, show_similarity
+from vidseg_core.workbook.figures import Drawing, enlarge, mark, panel, pca_image
 from vidseg_core.workbook.widgets import Drawn, Explorer, choice, levels, pick, slider
 
 Frames = UInt8[np.ndarray, "f H W 3"]
+Pictures = Mapping[str, Sequence[np.ndarray]]
 NOISE_LEVELS = (1, 20, 50, 100, 200, 400, 600, 800)
 """Timesteps that the explorer offers: finer where the picture is still to be recognised."""
 
@@ -92,6 +92,21 @@ def explore_noise(backbone: Backbone, frames: Frames) -> Explorer:
     )
 
 
+def show_grid(rows: Pictures, titles: Sequence[str], size: tuple[int, int]) -> Figure:
+    """Rows of pictures ([h, w, 3], uint8 or floats in 0..1) under shared column titles, each row named at its left.
+
+    `size` = (H, W) is the frame's: pictures made of cells are stretched to it.
+    """
+    width = 9 / len(titles)
+    figure = Drawing(figsize=(9, len(rows) * (width * size[0] / size[1] + 0.05) + 0.35), layout="constrained")
+    grid = figure.subplots(len(rows), len(titles), squeeze=False)
+    for n, (axes, (name, pictures)) in enumerate(zip(grid, rows.items(), strict=True)):
+        for k, picture in enumerate(pictures):
+            panel(axes[k], picture, titles[k] if n == 0 else "", size)
+        axes[0].text(-0.03, 0.5, name, transform=axes[0].transAxes, rotation=90, ha="right", va="center", fontsize=10)
+    return figure
+
+
 def explore_similarity(backbone: Backbone, frames: Frames, numbers: Sequence[int]) -> Explorer:
     """Cosine similarity of one cell, clicked or chosen, to all cells of all frames; `numbers` are the frames' in the clip.
 
@@ -128,6 +143,32 @@ def explore_similarity(backbone: Backbone, frames: Frames, numbers: Sequence[int
         block=choice("block", block, [b for b in attention_blocks(backbone) if b.startswith("up")]),
         timestep=levels("noise level t", timestep, sorted({*NOISE_LEVELS, timestep})),
     )  # fmt: skip
+
+
+def show_similarity(
+    frames: UInt8[np.ndarray, "f H W 3"],
+    similarity: Float[np.ndarray, "f h w"],
+    best: Sequence[tuple[int, int]],
+    source: tuple[int, int, int],
+    numbers: Sequence[int],
+) -> Figure:
+    """Frames above, below them how similar each cell is to the cell `source` = (frame, row, column), circled; a cross stands
+    on the most similar cell of each frame. `numbers` are the frames' numbers in the clip. Panels "0", "1", ... take clicks."""
+    size, cells = frames.shape[1:3], similarity.shape[1:]
+    width = 9 / len(frames)
+    figure = Drawing(figsize=(9, 2 * width * size[0] / size[1] + 0.9), layout="constrained")
+    axes = figure.subplots(2, len(frames), squeeze=False)
+    for k, frame in enumerate(frames):
+        panel(axes[0, k], frame, f"frame {numbers[k]}", size, name=str(k))
+        panel(axes[1, k], similarity[k], "", size, name=f"similarity {k}", cmap="magma", vmin=0, vmax=1)
+        for row in axes[:, k]:
+            mark(row, *best[k], cells, size, "x")
+        if k == source[0]:
+            mark(axes[0, k], *source[1:], cells, size)
+            mark(axes[1, k], *source[1:], cells, size)
+    bar = figure.colorbar(axes[1, 0].images[0], ax=axes[1], location="bottom", shrink=0.4, aspect=40, pad=0.02)
+    bar.set_label("cosine similarity of the queries", fontsize=9)
+    return figure
 
 
 def separation(

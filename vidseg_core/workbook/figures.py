@@ -1,7 +1,7 @@
 """Pictures: pure functions from arrays to images and matplotlib figures. One colour per segment, everywhere."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -141,6 +141,26 @@ def compare(frame: Frame, maps: Mapping[str, Integer[np.ndarray, "_ _"]], names:
     for axes, (title, labels) in zip(figure.subplots(1, len(maps), squeeze=False)[0], maps.items(), strict=True):
         panel(axes, blend(frame, enlarge(labels, frame.shape[:2])), title)
     legend(figure, list(maps.values()), names)
+    return figure
+
+
+def show_table(
+    values: Float[np.ndarray, "r c"], rows: Sequence[str], columns: Sequence[str], title: str, best: str = "column"
+) -> Figure:
+    """Numbers in a shaded table, darker where larger; framed is the largest of each `best`: "column", "row", or of "all"."""
+    figure = Drawing(figsize=(min(9, 2.6 + 0.9 * len(columns)), 0.9 + 0.34 * len(rows)), layout="constrained")
+    axes, low = figure.subplots(), np.nanmin(values)
+    span = max(np.nanmax(values) - low, 0.05)
+    axes.imshow(values, aspect="auto", cmap="Greys", vmin=low - 0.1 * span, vmax=low + 2 * span)
+    for (r, c), value in np.ndenumerate(values):
+        rivals = {"column": values[:, c], "row": values[r], "all": values}[best]
+        frame = {"facecolor": "none", "edgecolor": "black"} if value == np.nanmax(rivals) else None
+        axes.text(c, r, f"{value:.2f}", ha="center", va="center", fontsize=10, bbox=frame)
+    axes.set_xticks(range(len(columns)), columns, fontsize=9)
+    axes.set_yticks(range(len(rows)), rows, fontsize=9)
+    axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0)
+    axes.set_title(title, fontsize=10)
+    axes.spines[:].set_visible(False)
     return figure
 
 

@@ -1,18 +1,20 @@
 """Names for clusters by hand: how a user without ground truth gets classes."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ipywidgets
 import numpy as np
-from jaxtyping import Int64, Integer
+from jaxtyping import Int64, Integer, UInt8
+from matplotlib.figure import Figure
 
 from vidseg_core.evaluation.metrics import VOID
 from vidseg_core.io.results import write_json, write_mask
 from vidseg_core.pipeline import Segmentation, VidSeg
 from vidseg_core.scene import Scene
-from vidseg_core.workbook.pictures.context import show_named
+from vidseg_core.workbook.figures import Drawing, blend, enlarge, legend, panel
 from vidseg_core.workbook.widgets import STYLE, Drawn, Explorer, frame_pixels, slider
 
 
@@ -94,3 +96,25 @@ def _classes(pixels: Integer[np.ndarray, "H W"], names: dict[int, str]) -> tuple
             mask[pixels == segment] = len(called)
             called[len(called)] = names[segment]
     return mask, called
+
+
+def show_named(
+    frames: Mapping[str, UInt8[np.ndarray, "H W 3"]],
+    maps: Mapping[str, Integer[np.ndarray, "h w"]],
+    names: Mapping[int, str],
+    chosen: int,
+) -> Figure:
+    """Frames with their segments under one legend of names, and the chosen segment alone. Every panel takes clicks; its name
+    is its title."""
+    columns = len(frames) + 1
+    first = next(iter(frames))
+    size = frames[first].shape[:2]
+    figure = Drawing(figsize=(9, 9 / columns * size[0] / size[1] + 1.1), layout="constrained")
+    axes = figure.subplots(1, columns)
+    for k, (title, frame) in enumerate(frames.items()):
+        panel(axes[k], blend(frame, enlarge(maps[title], size)), title, name=title)
+    alone = np.where(enlarge(maps[first], size) == chosen, chosen, 255)
+    faded = (frames[first] // 2 + 127).astype(np.uint8)
+    panel(axes[-1], blend(faded, alone, 0.7), f"chosen: {names.get(chosen, f'segment {chosen}')}", name=first)
+    legend(figure, list(maps.values()), names)
+    return figure

@@ -1,28 +1,31 @@
-"""Stage 4 by hand: one mask's two predictions and what they become; borders; what replay saves."""
+"""Stage 4 by hand: one mask's two predictions and what they become; borders; confidence."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Float, Integer, UInt8
+from jaxtyping import Bool, Float, Integer, UInt8
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
 from vidseg_core.models.backbone import Backbone
-from vidseg_core.modulation import direct_pairs, plan
+from vidseg_core.modulation import direct_pairs
 from vidseg_core.settings import Settings, UpsampleSettings
 from vidseg_core.upsample import claim, response, score, upsample
-from vidseg_core.workbook.figures import enlarge
-from vidseg_core.workbook.pictures.upsampling import show_borders, show_colouring, show_modulation
+from vidseg_core.workbook.figures import Drawing, blend, enlarge, legend, panel
 from vidseg_core.workbook.widgets import Drawn, Explorer, choice, levels, pick, share, slider
 
 Frame = UInt8[np.ndarray, "H W 3"]
 Cells = Integer[np.ndarray, "h w"]
 Pixels = Integer[np.ndarray, "H W"]
+Colours = Float[np.ndarray, "a b 3"]
+Map = Float[np.ndarray, "H W"]
 STRENGTHS = (0.1, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 TIMESTEPS = (20, 50, 100, 200, 400, 600)
 
@@ -83,36 +86,6 @@ class Bench:
         return labels[0].cpu().numpy(), time.perf_counter() - started
 
 
-def bilinear(cells: Cells, size: tuple[int, int]) -> Pixels:
-    """The baseline: each mask enlarged bilinearly, the largest takes the pixel."""
-    names = np.unique(cells)
-    masks = torch.from_numpy(cells == names[:, None, None]).float()[None]
-    return names[F.interpolate(masks, size=size, mode="bilinear", align_corners=False)[0].argmax(0).numpy()]
-
-
-def compare_masks(benches: Mapping[str, Bench], truth: Pixels, distance: int) -> Float[np.ndarray, "b 3"]:
-    """Share of right pixels within `distance` of a true border: a row for each bench, columns cells, bilinear, modulation."""
-    near, rows = near_borders(truth, distance), []
-    for bench in benches.values():
-        modulated, _ = bench.run(bench.settings.upsample)
-        maps = enlarge(bench.cells, truth.shape), bilinear(bench.cells, truth.shape), modulated
-        rows.append([float((labels == truth)[near].mean()) for labels in maps])
-    return np.array(rows)
-
-
-def near_borders(truth: Pixels, distance: int) -> np.ndarray:
-    """Bool [H, W]: pixels within `distance` of a true border."""
-    inside = [ndimage.distance_transform_edt(truth == name) for name in np.unique(truth)]
-    return np.max(inside, axis=0) <= distance
-
-
-def shifts(labels: Pixels, truth: Pixels, step: int) -> Float[np.ndarray, "3 3"]:
-    """Share of right pixels, the truth shifted by (dy, dx) = -step, 0, step pixels: if all is in place, the middle is the
-    largest."""
-    shares = [(np.roll(truth, (dy * step, dx * step), (0, 1)) == labels).mean() for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
-    return np.array(shares).reshape(3, 3)
-
-
 def explore_modulation(bench: Bench) -> Explorer:
     """One mask's +lambda and -lambda predictions, their difference, its score and the labels of all masks.
 
@@ -144,6 +117,62 @@ def explore_modulation(bench: Bench) -> Explorer:
     )  # fmt: skip
 
 
+def show_modulation(
+    frame: Frame,
+    chosen: Bool[np.ndarray, "h w"],
+    plus: Colours,
+    minus: Colours,
+    response: Float[np.ndarray, "a b"],
+    score: Float[np.ndarray, "a b"],
+    labels: Integer[np.ndarray, "H W"],
+    names: Mapping[int, str],
+) -> Figure:
+    """One mask on its way: its cells, the predictions with +lambda and -lambda (RGB in 0..1, at the working size), their
+    distance, its score, and the labels that all masks together give. Panel "cells" takes clicks."""
+    size = frame.shape[:2]
+    figure = Drawing(figsize=(9, 6 * size[0] / size[1] + 1.3), layout="constrained")
+    axes = figure.subplots(2, 3)
+    inside = enlarge(chosen.astype(np.int64), size) == 1
+    panel(axes[0, 0], np.where(inside[..., None], frame, frame // 4 + 160).astype(np.uint8), "the mask, in cells", name="cells")
+    panel(axes[0, 1], plus, "prediction with +λ", size)
+    panel(axes[0, 2], minus, "prediction with -λ", size)
+    panel(axes[1, 0], response, "their distance (black: 0)", size, cmap="magma", vmin=0)
+    panel(axes[1, 1], score, "blurred, scaled, damped", cmap="magma", vmin=0, vmax=1)
+    panel(axes[1, 2], blend(frame, labels), "the largest score takes the pixel")
+    legend(figure, [labels], names)
+    return figure
+
+
+def bilinear(cells: Cells, size: tuple[int, int]) -> Pixels:
+    """The baseline: each mask enlarged bilinearly, the largest takes the pixel."""
+    names = np.unique(cells)
+    masks = torch.from_numpy(cells == names[:, None, None]).float()[None]
+    return names[F.interpolate(masks, size=size, mode="bilinear", align_corners=False)[0].argmax(0).numpy()]
+
+
+def compare_masks(benches: Mapping[str, Bench], truth: Pixels, distance: int) -> Float[np.ndarray, "b 3"]:
+    """Share of right pixels within `distance` of a true border: a row for each bench, columns cells, bilinear, modulation."""
+    near, rows = near_borders(truth, distance), []
+    for bench in benches.values():
+        modulated, _ = bench.run(bench.settings.upsample)
+        maps = enlarge(bench.cells, truth.shape), bilinear(bench.cells, truth.shape), modulated
+        rows.append([float((labels == truth)[near].mean()) for labels in maps])
+    return np.array(rows)
+
+
+def near_borders(truth: Pixels, distance: int) -> np.ndarray:
+    """Bool [H, W]: pixels within `distance` of a true border."""
+    inside = [ndimage.distance_transform_edt(truth == name) for name in np.unique(truth)]
+    return np.max(inside, axis=0) <= distance
+
+
+def shifts(labels: Pixels, truth: Pixels, step: int) -> Float[np.ndarray, "3 3"]:
+    """Share of right pixels, the truth shifted by (dy, dx) = -step, 0, step pixels: if all is in place, the middle is the
+    largest."""
+    shares = [(np.roll(truth, (dy * step, dx * step), (0, 1)) == labels).mean() for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+    return np.array(shares).reshape(3, 3)
+
+
 def explore_borders(frame: Frame, maps: Mapping[str, Pixels], truth: Pixels) -> Explorer:
     """Several label maps of one frame close up, wrong pixels in black: click into the frame, or use the sliders.
 
@@ -166,91 +195,38 @@ def explore_borders(frame: Frame, maps: Mapping[str, Pixels], truth: Pixels) -> 
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Coloured:
-    """Stage 4 at one `separation`: `passes`, the image of the frame that each cell is modulated in; the labels; seconds."""
-
-    passes: Cells
-    labels: Pixels
-    seconds: float
-
-
-def colourings(bench: Bench, separations: Sequence[int | None]) -> dict[int | None, Coloured]:
-    """The frame with masks more than so many cells apart modulated together; None: each alone."""
-    runs, cells = {}, torch.from_numpy(bench.cells[None])
-    bench.run(replace(bench.settings.upsample, separation=0))  # the first run is slower than those that follow
-    for separation in separations:
-        masks = plan(cells, separation, coupled=False).masks
-        found = bench.run(replace(bench.settings.upsample, separation=separation))
-        runs[separation] = Coloured(masks.long().argmax(0).numpy(), *found)
-    return runs
-
-
-def explore_colouring(bench: Bench, runs: Mapping[int | None, Coloured]) -> Explorer:
-    """Which masks share a pass, for each separation in `runs` (None among them), and what that changes and saves. The slider's
-    values are "each alone" and "0 cells", "1 cells", ...
-
-    `shown` has "passes", "labels" [H, W], "agreement" (share of pixels as with each mask alone) and "seconds".
-    """
-    alone = runs[None]
-    curve = np.array([(run.passes.max() + 1, (run.labels == alone.labels).mean()) for run in runs.values()])
-    named = {"each alone" if s is None else f"{s} cells": run for s, run in runs.items()}
-
-    def draw(separation: str) -> Drawn:
-        run = named[separation]
-        passes, other = int(run.passes.max()) + 1, run.labels != alone.labels
-        figure = show_colouring(bench.frame, bench.cells, run.passes, run.labels, other, curve)
-        return figure, {"passes": passes, "labels": run.labels, "agreement": 1 - float(other.mean()), "seconds": run.seconds}
-
-    own = f"{bench.settings.upsample.separation} cells"
-    return Explorer(draw, separation=levels("separation", own if own in named else "each alone", list(named)))
+def show_borders(
+    frame: Frame,
+    maps: Mapping[str, Integer[np.ndarray, "H W"]],
+    truth: Integer[np.ndarray, "H W"],
+    view: tuple[int, int, int, int],
+    right: Mapping[str, float],
+) -> Figure:
+    """The frame with a rectangle, `view` = (top, left, height, width) in pixels, and what is in it: the true outline in white,
+    then each map, wrong pixels in black, with the share of right ones in its title. Panel "frame" takes clicks."""
+    top, left, height, width = view
+    figure = Drawing(figsize=(9, 5.6), layout="constrained")
+    axes = figure.subplots(2, 3).ravel()
+    panel(axes[0], frame, "click to look elsewhere", name="frame")
+    axes[0].add_patch(Rectangle((left, top), width, height, fill=False, edgecolor="black", linewidth=3.5))
+    axes[0].add_patch(Rectangle((left, top), width, height, fill=False, edgecolor="white", linewidth=1.5))
+    cut = np.s_[top : top + height, left : left + width]
+    panel(axes[1], blend(frame[cut], truth[cut], 0.0), "the true outline")
+    for place, (name, labels) in zip(axes[2:], maps.items(), strict=False):
+        picture = blend(frame[cut], labels[cut], 0.6)
+        picture[labels[cut] != truth[cut]] = 0
+        panel(place, picture, f"{name}: {right[name]:.1%} right")
+    for unused in axes[2 + len(maps) :]:
+        unused.set_axis_off()
+    return figure
 
 
-def time_of_parts(bench: Bench, repeats: int = 3) -> list[tuple[str, float, bool]]:
-    """(module, seconds, whether it runs before the modulated layer) for the parts of one UNet pass in the order of running; the
-    fastest of some passes. Parts are as large as can be without the modulated layer's falling inside one."""
-    unet, own = bench.backbone.unet, bench.settings.upsample
-    noisy = bench.backbone.encode(bench.image)
-    with bench.backbone.record(own.block) as record:
-        bench.backbone.denoise(noisy, own.timestep)
-    live = _after(unet, "", set(record.outputs))
-    begun, seconds, order = {}, {}, []
-
-    def start(path: str) -> None:
-        begun[path] = time.perf_counter()
-        if path not in order:
-            order.append(path)
-
-    def stop(path: str) -> None:
-        seconds[path] = min(seconds.get(path, np.inf), time.perf_counter() - begun[path])
-
-    hooks = []
-    for path in {*record.outputs, *live}:
-        module = unet.get_submodule(path)
-        hooks.append(module.register_forward_pre_hook(lambda *_, path=path: start(path)))
-        hooks.append(module.register_forward_hook(lambda *_, path=path: stop(path)))
-    try:
-        for _ in range(repeats):
-            bench.backbone.denoise(noisy, own.timestep)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return [(path, seconds[path], path in record.outputs) for path in order]
-
-
-def _after(module: torch.nn.Module, path: str, recorded: set[str]) -> list[str]:
-    """The largest modules that hold no recorded one and are not recorded themselves."""
-    if path in recorded:
-        return []
-    if path and not any(r.startswith(path + ".") for r in recorded):
-        return [path]
-    return [p for name, child in module.named_children() for p in _after(child, f"{path}.{name}".lstrip("."), recorded)]
-
-
-def replay_error(bench: Bench) -> float:
-    """Largest difference between a whole pass and one that starts from a recording of it, in latents: 0 if replay is exact."""
-    noisy, own = bench.backbone.encode(bench.image), bench.settings.upsample
-    with bench.backbone.record(own.block) as record:
-        whole = bench.backbone.denoise(noisy, own.timestep)
-    with bench.backbone.replay(record, torch.zeros(1, dtype=torch.long)):
-        return float((bench.backbone.denoise(noisy, own.timestep) - whole).abs().max())
+def show_confidence(frame: Frame, labels: Integer[np.ndarray, "H W"], margin: Map, wrong: Bool[np.ndarray, "H W"]) -> Figure:
+    """Labels, by how much the winner beat the runner-up, and the pixels that are wrong (black)."""
+    figure = Drawing(figsize=(9, 2.8), layout="constrained")
+    axes = figure.subplots(1, 3)
+    panel(axes[0], blend(frame, labels), "labels")
+    panel(axes[1], margin, "lead of the winner (black: 0)", cmap="magma", vmin=0, vmax=1)
+    faded = (frame // 4 + 170).astype(np.uint8)
+    panel(axes[2], np.where(wrong[..., None], 0, faded).astype(np.uint8), "wrong pixels")
+    return figure

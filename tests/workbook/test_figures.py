@@ -16,8 +16,8 @@ from vidseg_core.workbook.figures import (
     pca_image,
     png,
     show_stages,
+    show_table,
 )
-from vidseg_core.workbook.pictures.features import show_table
 
 COLOURS = np.zeros((256, 3), np.uint8)
 COLOURS[:3] = [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
