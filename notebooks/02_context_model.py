@@ -36,7 +36,7 @@ import vidseg_core as vs
 from vidseg_core import ContextSettings, Settings
 from vidseg_core.cli import main as vidseg_command
 from vidseg_core.evaluation.metrics import class_iou, confusion
-from vidseg_core.io.results import read_mask, read_names
+from vidseg_core.io.masks import read_mask, read_names
 from vidseg_core.workbook import context as explore
 from vidseg_core.workbook.features import at_centres
 from vidseg_core.workbook.figures import show_table

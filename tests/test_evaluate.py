@@ -30,8 +30,8 @@ from vidseg_core.evaluation.metrics import confusion, mean_iou, stable_pixels
 from vidseg_core.evaluation.report import clip_scores, spread, total_scores
 from vidseg_core.evaluation.tally import Meter, Tally
 from vidseg_core.evaluation.workers import pick_device
+from vidseg_core.io.masks import write_mask
 from vidseg_core.io.provenance import fingerprint, fingerprint_parts
-from vidseg_core.io.results import write_mask
 from vidseg_core.models import weights
 from vidseg_core.models.registry import data_folder
 

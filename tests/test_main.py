@@ -16,7 +16,8 @@ from PIL import Image
 
 from vidseg_core import generated_clip
 from vidseg_core.cli import main
-from vidseg_core.io.results import encode_video, read_mask, write_mask
+from vidseg_core.io.masks import read_mask, write_mask
+from vidseg_core.io.overlay import encode_video
 
 CUP = str(Path(__file__).parents[1] / "data" / "clips" / "cup.mp4")
 QUICK = ["--size", "128x96", "--segments", "4"]

@@ -18,9 +18,10 @@ import torch
 
 from vidseg_core import ContextSettings, Settings, VidSeg, generated_clip
 from vidseg_core.cli import main
-from vidseg_core.io import results, run
+from vidseg_core.io import overlay, run
 from vidseg_core.io.files import InputError, UnfinishedFolder
-from vidseg_core.io.results import encode_video, write_mask
+from vidseg_core.io.masks import write_mask
+from vidseg_core.io.overlay import encode_video
 
 SIZE = (48, 64)
 QUICK = ("--size", "64x64", "--clusters", "5", "--window", "3")
@@ -351,17 +352,17 @@ def test_without_a_whole_window_nothing_is_left(video, out, capsys, monkeypatch,
 
 
 def test_encoding_that_was_interrupted_is_done_again(video, whole, out, capsys, monkeypatch):
-    encode = results._encode
+    encode = overlay._encode
 
     def interrupted(frames, fps, path):
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(results, "_encode", interrupted)
+    monkeypatch.setattr(overlay, "_encode", interrupted)
     assert segment(video, out) == 130
     assert "12 of 12 frames are done and kept" in capsys.readouterr().err and not out.exists()
     masks = {path.name: path.stat().st_mtime_ns for path in (state_of(out).parent / "masks").iterdir()}
-    monkeypatch.setattr(results, "_encode", encode)
+    monkeypatch.setattr(overlay, "_encode", encode)
     (state_of(out).parent / ".overlay.0123.partial.mp4").write_bytes(b"what SIGKILL leaves")
     monkeypatch.setattr(VidSeg, "stream", lambda *_: pytest.fail("nothing is left to be segmented"))
     assert segment(video, out, "--resume") == 0
@@ -434,7 +435,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from vidseg_core.cli import main
-from vidseg_core.io.results import encode_video
+from vidseg_core.io.overlay import encode_video
 
 count, folder = int(sys.argv[1]), Path(sys.argv[2])
 ground = np.random.default_rng(0).integers(0, 256, (120, 400, 3), dtype=np.uint8)

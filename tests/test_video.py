@@ -1,7 +1,5 @@
 """Clips that the tests make themselves, encoded without loss where frames are compared exactly; each refusal by its words."""
 
-import io
-import os
 import re
 
 import av
@@ -9,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidseg_core.io import results, video
+from vidseg_core.io import video
 from vidseg_core.io.video import InputError, open_clip, read_frames
 
 RNG = np.random.default_rng(0)
@@ -325,36 +323,3 @@ def test_size_that_changes_within_a_video(tmp_path):
     (tmp_path / "a.h264").write_bytes(b"".join(parts))
     refusal("a.h264", "Frame 10", "64x32", "48x32", "resize", source=tmp_path / "a.h264")
     assert read_frames(tmp_path / "a.h264", stop=10).shape == (10, 32, 48, 3)
-
-
-# --- masks, overlays, tables out ---
-
-
-@pytest.mark.parametrize("size", [(64, 48), (33, 47), (16, 16), (1, 1)])
-def test_encoded_video_is_what_browsers_play(tmp_path, size):
-    tints = np.zeros((6, *size, 3), np.uint8) + RNG.integers(30, 220, (6, 1, 1, 3)).astype(np.uint8)
-    results.encode_video(iter(tints), 30000 / 1001, tmp_path / "a.mp4")
-    decoded = read_frames(tmp_path / "a.mp4")
-    even = [n + n % 2 for n in size]
-    assert decoded.shape == (6, *even, 3)
-    assert np.abs(decoded[:, : size[0], : size[1]].astype(int) - tints).max() <= 6
-    assert np.abs(decoded.astype(int) - tints[:, :1, :1]).max() <= 6  # the seam repeats the edge
-    with av.open(str(tmp_path / "a.mp4")) as container:
-        stream = container.streams.video[0]
-        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
-        assert stream.average_rate.as_integer_ratio() == (30000, 1001)
-    data = results.video_bytes(tints, 30000 / 1001)
-    assert data.find(b"moov") < data.find(b"mdat")
-    assert len(list(av.open(io.BytesIO(data)).decode(video=0))) == 6
-    assert os.listdir(tmp_path) == ["a.mp4"]
-
-
-def test_refused_encodings_leave_the_old_file(tmp_path):
-    path = tmp_path / "a.mp4"
-    path.write_bytes(b"old")
-    frames = [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 6, 3), np.uint8)]
-    refusal("no frames", "at least one", call=results.encode_video, frames=[], fps=25, target=path)
-    refusal("fps=0", call=results.encode_video, frames=frames[:1], fps=0, target=path)
-    late = [np.zeros((4, 4, 3), np.uint8)] * 99 + frames[1:]  # late enough for the encoder to have written to disk
-    refusal("Frame 99", "6x4", "4x4", call=results.encode_video, frames=late, fps=25, target=path)
-    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a.mp4"]

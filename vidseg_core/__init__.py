@@ -1,7 +1,7 @@
 """VidSeg: training-free video semantic segmentation with diffusion models (Wang et al., CVPR 2025, arXiv 2405.16947)."""
 
 from vidseg_core.common import InputError
-from vidseg_core.io.results import read_mask
+from vidseg_core.io.masks import read_mask
 from vidseg_core.io.samples import generated_clip, sample_clip
 from vidseg_core.io.video import open_clip, read_frames
 from vidseg_core.models.backbone import Backbone

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from vidseg_core.common import InputError
 from vidseg_core.evaluation.evaluate import add_command as add_evaluate
 from vidseg_core.io.files import UnfinishedFolder
-from vidseg_core.io.results import read_mask, read_names
+from vidseg_core.io.masks import read_mask, read_names
 from vidseg_core.io.run import Job, run_job
 from vidseg_core.io.video import open_clip
 from vidseg_core.models.registry import MODELS, TINY

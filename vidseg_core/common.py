@@ -1,4 +1,7 @@
-"""The one exception that means «the input is wrong, and here is what to do»."""
+"""What every module may use: the label of void, and the exception for a wrong input."""
+
+VOID = 255
+"""Label of pixels that belong to no class."""
 
 
 class InputError(ValueError):

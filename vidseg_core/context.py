@@ -13,8 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vidseg_core.common import InputError
-from vidseg_core.evaluation.metrics import VOID
+from vidseg_core.common import VOID, InputError
 from vidseg_core.settings import ContextSettings
 
 ROWS = 2048

@@ -85,7 +85,8 @@ class Segmentation:
     def save(self, folder: str | Path, fps: float = 25.0, overwrite: bool = False) -> Path:
         """Masks, overlay, table, contact sheet and run.json into `folder`, which must not exist unless `overwrite`."""
         from vidseg_core.io.files import RunFolder
-        from vidseg_core.io.results import write_masks, write_run
+        from vidseg_core.io.masks import write_masks
+        from vidseg_core.io.results import write_run
 
         with RunFolder(folder, overwrite) as unfinished:
             write_masks(unfinished / "masks", 0, self.labels)

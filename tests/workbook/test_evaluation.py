@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from vidseg_core import Settings
+from vidseg_core.common import VOID
 from vidseg_core.evaluation.baselines import make_method
 from vidseg_core.evaluation.datasets import open_dataset
 from vidseg_core.evaluation.labelled import Dataset, LabelledArrays
-from vidseg_core.evaluation.metrics import VOID
 from vidseg_core.workbook import evaluation
 
 CLASSES = ("rest", "leaf", "blossom")

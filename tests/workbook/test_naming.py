@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from vidseg_core import ContextSettings, Settings, VidSeg, read_mask
-from vidseg_core.evaluation.metrics import VOID
-from vidseg_core.io.results import read_names
+from vidseg_core.common import VOID
+from vidseg_core.io.masks import read_names
 from vidseg_core.workbook.naming import Naming
 
 

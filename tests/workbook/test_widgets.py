@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vidseg_core import InputError
-from vidseg_core.workbook.figures import Drawing, panel
+from vidseg_core.io.overlay import Drawing, panel
 from vidseg_core.workbook.widgets import Explorer, levels, pick, share, slider
 
 SIZE = (40, 60)

@@ -26,7 +26,7 @@ from vidseg_core.evaluation.labelled import (
     object_codes,
 )
 from vidseg_core.evaluation.metrics import VOID
-from vidseg_core.io.results import read_mask, read_names
+from vidseg_core.io.masks import read_mask, read_names
 from vidseg_core.io.samples import CLIPS, generated_clip, sample_clip
 from vidseg_core.io.video import IMAGE_SUFFIXES
 

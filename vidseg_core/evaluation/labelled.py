@@ -9,7 +9,7 @@ from PIL import ExifTags, Image
 
 from vidseg_core.common import InputError
 from vidseg_core.evaluation.metrics import VOID
-from vidseg_core.io.results import read_mask
+from vidseg_core.io.masks import read_mask
 from vidseg_core.io.video import IMAGE_FPS, Clip, open_clip
 
 STRAY = -1

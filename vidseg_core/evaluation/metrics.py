@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Integer, UInt64
 from scipy.optimize import linear_sum_assignment
 
-VOID = 255
-"""Label of pixels that belong to no class."""
+from vidseg_core.common import VOID
+
 TOLERANCE = 0.008
 """Share of the image diagonal within which boundaries agree (DAVIS)."""
 

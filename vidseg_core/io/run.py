@@ -20,7 +20,8 @@ import numpy as np
 from vidseg_core.common import InputError
 from vidseg_core.evaluation.evaluate import difference
 from vidseg_core.io.files import UnfinishedFolder, replacing
-from vidseg_core.io.results import drop_masks, write_masks, write_run
+from vidseg_core.io.masks import drop_masks, write_masks
+from vidseg_core.io.results import write_run
 from vidseg_core.io.video import Clip
 from vidseg_core.models.registry import TINY
 from vidseg_core.models.weights import resolve

@@ -12,7 +12,7 @@ from PIL import Image
 from scipy import ndimage
 from sklearn.datasets import load_sample_image
 
-from vidseg_core.io.results import read_mask, read_names
+from vidseg_core.io.masks import read_mask, read_names
 from vidseg_core.io.video import read_frames
 from vidseg_core.models.registry import data_folder
 

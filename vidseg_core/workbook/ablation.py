@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vidseg_core.common import InputError
+from vidseg_core.io.overlay import Drawing
 from vidseg_core.models.registry import data_folder
-from vidseg_core.workbook.figures import Drawing
 
 Line = dict[str, str | float]
 COMMAND = "python benchmarks/ablation.py --camvid DIR --davis DIR"

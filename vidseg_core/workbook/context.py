@@ -15,11 +15,13 @@ from torch import Tensor
 from vidseg_core.common import InputError
 from vidseg_core.context import Clusters, cut_merges, kmeans, merge_order
 from vidseg_core.features import Features, extract_features
+from vidseg_core.io.masks import PALETTE
+from vidseg_core.io.overlay import Drawing, blend, panel
 from vidseg_core.models.backbone import Backbone
 from vidseg_core.scene import open_scene
 from vidseg_core.settings import ContextSettings, Settings
 from vidseg_core.workbook.features import at_centres
-from vidseg_core.workbook.figures import PALETTE, Drawing, blend, enlarge, panel
+from vidseg_core.workbook.figures import enlarge
 from vidseg_core.workbook.memory import quick, run_memory
 from vidseg_core.workbook.motion import stability
 from vidseg_core.workbook.widgets import Drawn, Explorer, slider

@@ -12,10 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from vidseg_core.correspondence import Refined, Tracks, find_moves
+from vidseg_core.io.masks import PALETTE
+from vidseg_core.io.overlay import Drawing, panel
 from vidseg_core.io.samples import GeneratedClip
 from vidseg_core.settings import RefineSettings
 from vidseg_core.workbook.features import at_centres
-from vidseg_core.workbook.figures import PALETTE, Drawing, mark, panel
+from vidseg_core.workbook.figures import mark
 from vidseg_core.workbook.motion import Window, true_paths
 from vidseg_core.workbook.widgets import Drawn, Explorer, choice, pick, share, slider
 

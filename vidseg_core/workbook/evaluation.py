@@ -10,17 +10,20 @@ import numpy as np
 from jaxtyping import Float, Int64, Integer, UInt8
 from matplotlib.figure import Figure
 
+from vidseg_core.common import VOID
 from vidseg_core.evaluation.baselines import ContextMethod, FrameMethod, FullMethod, Method, PropagationMethod, make_method
 from vidseg_core.evaluation.extractors import Extractor, model_features
 from vidseg_core.evaluation.labelled import Dataset, LabelledArrays
-from vidseg_core.evaluation.metrics import VOID, class_iou
+from vidseg_core.evaluation.metrics import class_iou
 from vidseg_core.evaluation.scoring import Plan, Store, given_mask, load_window, score_windows, segment_names
 from vidseg_core.evaluation.tally import Meter, Tally
 from vidseg_core.features import Features
+from vidseg_core.io.masks import PALETTE
+from vidseg_core.io.overlay import Drawing, blend, legend, panel
 from vidseg_core.io.samples import generated_clip
 from vidseg_core.models.backbone import Backbone
 from vidseg_core.settings import Settings
-from vidseg_core.workbook.figures import PALETTE, Drawing, blend, enlarge, legend, panel
+from vidseg_core.workbook.figures import enlarge
 
 Frame = UInt8[np.ndarray, "H W 3"]
 Labels = Integer[np.ndarray, "H W"]

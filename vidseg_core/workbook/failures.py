@@ -6,9 +6,11 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 from matplotlib.figure import Figure
 
-from vidseg_core.evaluation.metrics import VOID, boundary_f, confusion, mean_iou, pixel_accuracy
+from vidseg_core.common import VOID
+from vidseg_core.evaluation.metrics import boundary_f, confusion, mean_iou, pixel_accuracy
+from vidseg_core.io.masks import PALETTE
+from vidseg_core.io.overlay import Drawing, blend, legend, panel
 from vidseg_core.workbook.evaluation import Judged, with_errors
-from vidseg_core.workbook.figures import PALETTE, Drawing, blend, legend, panel
 from vidseg_core.workbook.widgets import Drawn, Explorer, choice, slider
 
 Frame = UInt8[np.ndarray, "H W 3"]

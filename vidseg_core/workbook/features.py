@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from vidseg_core.context import SceneContext
 from vidseg_core.evaluation.metrics import class_iou, confusion
 from vidseg_core.features import QUERY, extract_features
+from vidseg_core.io.overlay import Drawing, panel
 from vidseg_core.models.backbone import Backbone
 from vidseg_core.settings import FeatureSettings, Settings
-from vidseg_core.workbook.figures import Drawing, enlarge, mark, panel, pca_image
+from vidseg_core.workbook.figures import enlarge, mark, pca_image
 from vidseg_core.workbook.widgets import Drawn, Explorer, choice, levels, pick, slider
 
 Frames = UInt8[np.ndarray, "f H W 3"]

@@ -1,57 +1,16 @@
-"""Pictures: pure functions from arrays to images and matplotlib figures. One colour per segment, everywhere."""
+"""Figures that several notebooks share: pure functions from arrays to images and matplotlib figures."""
 
-import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Integer, UInt8
-from matplotlib import colormaps
+from jaxtyping import Float, Integer
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from scipy.optimize import linear_sum_assignment
 
-from vidseg_core.evaluation.metrics import VOID
-
-Frame = UInt8[np.ndarray, "H W 3"]
-Labels = Integer[np.ndarray, "H W"]
-
-
-class Drawing(Figure):
-    """A figure that a notebook shows by itself, without pyplot's global state."""
-
-    def _repr_png_(self) -> bytes:
-        return png(self)
-
-
-def _palette() -> UInt8[np.ndarray, "256 3"]:
-    """matplotlib's tab10, then always the colour that is farthest from all before it; void, the last, is black."""
-    steps = np.linspace(0.1, 0.95, 10)
-    candidates = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 3)
-    table = [np.zeros(3), *map(np.array, colormaps["tab10"].colors)]
-    distance = np.min([np.linalg.norm(candidates - colour, axis=1) for colour in table], axis=0)
-    while len(table) < 256:
-        table.append(candidates[distance.argmax()])
-        distance = np.minimum(distance, np.linalg.norm(candidates - table[-1], axis=1))
-    return (np.array(table[1:] + table[:1]) * 255).round().astype(np.uint8)
-
-
-PALETTE = _palette()
-"""RGB of each label number, uint8 [256, 3]; void is black."""
-
-
-def blend(frame: Frame, labels: Labels, alpha: float | int = 0.5, colours: UInt8[np.ndarray, "256 3"] = PALETTE) -> Frame:
-    """(1 - alpha) frame + alpha colour, with white contours between labels; void keeps the frame. `alpha` is in 0..1."""
-    labels = labels.astype(np.uint8)
-    weight = round(256 * alpha)  # fixed point, as floats of a 4000x3000 frame take 150 MB
-    tint = colours * np.uint16(weight) + np.uint16(128)
-    mixed = ((frame * np.uint16(256 - weight) + tint[labels]) >> np.uint16(8)).astype(np.uint8)
-    edge, width = np.zeros(labels.shape, bool), max(1, min(labels.shape) // 400)
-    edge[:, :-width] |= labels[:, width:] != labels[:, :-width]
-    edge[:-width] |= labels[width:] != labels[:-width]
-    mixed[edge] = 255
-    return np.where((labels == VOID)[..., None], frame, mixed)
+from vidseg_core.io.masks import Labels
+from vidseg_core.io.overlay import Drawing, blend, legend, panel
+from vidseg_core.io.video import Frame
 
 
 def enlarge(cells: Integer[np.ndarray, "h w"], size: tuple[int, int]) -> Labels:
@@ -122,18 +81,6 @@ def show_frames(frames: Mapping[str, Frame]) -> Figure:
     return figure
 
 
-def contact_sheet(frames: list[Frame], labels: list[Labels], numbers: list[int], names: Mapping[int, str]) -> Figure:
-    """Frames above, their overlays below, a legend of what is seen; `numbers` are the frames' numbers in the clip."""
-    height, width = frames[0].shape[:2]
-    side = 12 / len(frames)
-    figure = Drawing(figsize=(12, min(2 * side * height / width, 12) + 0.8), layout="constrained")
-    for n, column in enumerate(figure.subplots(2, len(frames), squeeze=False).T):
-        panel(column[0], frames[n], f"frame {numbers[n]}")
-        panel(column[1], blend(frames[n], labels[n]), "")
-    legend(figure, labels, names)
-    return figure
-
-
 def compare(frame: Frame, maps: Mapping[str, Integer[np.ndarray, "_ _"]], names: Mapping[int, str]) -> Figure:
     """Label maps of one frame side by side, cells or pixels, each as an overlay under its title."""
     width = min(9, 4.5 * len(maps))
@@ -164,37 +111,8 @@ def show_table(
     return figure
 
 
-def png(figure: Figure, dpi: int = 100) -> bytes:
-    """The figure as a PNG file."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=dpi)
-    return file.getvalue()
-
-
-def panel(
-    axes: Axes, image: np.ndarray, title: str, size: tuple[int, int] | None = None, name: str | None = None, **how: Any
-) -> None:
-    """One picture [h, w] or [h, w, 3] with its title, stretched over `size` = (H, W) pixels, whose coordinates its axes have.
-
-    `name` makes it a panel that an explorer's clicks can tell from the others. `how` goes to matplotlib's imshow.
-    """
-    height, width = size or image.shape[:2]
-    axes.imshow(image, extent=(0, width, height, 0), **{"interpolation": "nearest"} | how)
-    axes.set_title(title, fontsize=10)
-    axes.set_axis_off()
-    axes.set_gid(name)
-
-
 def mark(axes: Axes, row: int, column: int, cells: tuple[int, int], size: tuple[int, int], style: str = "o") -> None:
     """A white marker with a dark rim at the centre of a cell of a grid `cells` = (h, w), on a panel of `size` = (H, W)."""
     y, x = ((n + 0.5) * s / c for n, s, c in zip((row, column), size, cells, strict=True))
     axes.plot(x, y, style, color="black", markersize=9, markeredgewidth=4)
     axes.plot(x, y, style, color="white", markersize=8, markeredgewidth=2, markerfacecolor="none")
-
-
-def legend(figure: Figure, maps: list[np.ndarray], names: Mapping[int, str]) -> None:
-    """The colours of all the labels in `maps` below the figure, by name."""
-    seen = np.unique(np.concatenate([np.unique(m) for m in maps])).tolist()
-    patches = [Patch(color=PALETTE[n] / 255, label=names.get(n, f"segment {n}")) for n in seen[:40]]
-    columns = min(len(patches), int(figure.get_figwidth() / 1.5))
-    figure.legend(handles=patches, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)

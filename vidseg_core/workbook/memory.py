@@ -12,9 +12,10 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from vidseg_core.context import SceneContext, kmeans, nearest_references
+from vidseg_core.io.overlay import Drawing, blend, panel
 from vidseg_core.settings import ContextSettings
 from vidseg_core.workbook.features import at_centres
-from vidseg_core.workbook.figures import Drawing, blend, enlarge, panel
+from vidseg_core.workbook.figures import enlarge
 from vidseg_core.workbook.widgets import Drawn, Explorer, choice, levels, slider
 
 Frames = UInt8[np.ndarray, "f H W 3"]

@@ -10,9 +10,10 @@ from jaxtyping import Bool, Float, Integer, UInt8
 from matplotlib.figure import Figure
 
 from vidseg_core.correspondence import Refined, neighbour_vote, refine
+from vidseg_core.io.overlay import Drawing, blend, legend, panel
 from vidseg_core.settings import RefineSettings
 from vidseg_core.workbook.correspondence import share_within, track_errors
-from vidseg_core.workbook.figures import Drawing, blend, enlarge, legend, panel
+from vidseg_core.workbook.figures import enlarge
 from vidseg_core.workbook.motion import Window
 from vidseg_core.workbook.widgets import Drawn, Explorer, choice, levels, share, slider
 

@@ -14,11 +14,12 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
+from vidseg_core.io.overlay import Drawing, blend, legend, panel
 from vidseg_core.models.backbone import Backbone
 from vidseg_core.modulation import direct_pairs
 from vidseg_core.settings import Settings, UpsampleSettings
 from vidseg_core.upsample import claim, response, score, upsample
-from vidseg_core.workbook.figures import Drawing, blend, enlarge, legend, panel
+from vidseg_core.workbook.figures import enlarge
 from vidseg_core.workbook.widgets import Drawn, Explorer, choice, levels, pick, share, slider
 
 Frame = UInt8[np.ndarray, "H W 3"]

@@ -20,10 +20,10 @@ from IPython.display import Video
 from matplotlib.figure import Figure
 
 from vidseg_core.common import InputError
-from vidseg_core.io.results import video_bytes
+from vidseg_core.io.overlay import blend, png, video_bytes
 from vidseg_core.pipeline import Segmentation, VidSeg
 from vidseg_core.upsample import upsample
-from vidseg_core.workbook.figures import blend, compare, png
+from vidseg_core.workbook.figures import compare
 
 Drawn = tuple[Figure, dict[str, Any]]
 OnClick = Callable[[str, float, float], dict[str, Any]]

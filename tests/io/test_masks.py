@@ -1,0 +1,90 @@
+"""Label maps and the names of labels on disk."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib import colormaps
+from PIL import Image
+from refusals import refusal
+
+import vidseg_core
+from vidseg_core.io.masks import PALETTE, read_mask, read_names, write_mask
+
+NOISE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+
+
+def test_masks_round_trip(tmp_path):
+    labels = np.array([[0, 1, 2], [3, 254, 255]])
+    write_mask(tmp_path / "m.png", labels)
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), labels)
+    with Image.open(tmp_path / "m.png") as image:
+        assert image.mode == "P"
+        np.testing.assert_array_equal(np.array(image.convert("RGB")), PALETTE[labels])
+    assert os.listdir(tmp_path) == ["m.png"]
+    for value in (-1, 256):
+        refusal(str(value), "0 to 255", call=write_mask, path=tmp_path / "m.png", labels=np.full((2, 2), value))
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), labels)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "I;16", "1"])
+def test_grey_masks(tmp_path, mode):
+    labels = np.array([[0, 1, 1], [0, 0, 1]]) if mode == "1" else np.array([[0, 1, 2], [3, 254, 255]])
+    image = Image.fromarray(labels.astype({"I;16": np.uint16, "1": bool}.get(mode, np.uint8)))
+    if mode in ("LA", "RGB", "RGBA"):
+        image = image.convert(mode)
+    if mode.endswith("A"):
+        image.putalpha(9)
+    image.save(tmp_path / "m.png")
+    assert Image.open(tmp_path / "m.png").mode == mode
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), labels)
+
+
+def test_refused_masks(tmp_path):
+    path = tmp_path / "m.png"
+    Image.fromarray(NOISE).save(path)
+    refusal("m.png", "colours", "palette or grey", call=read_mask, path=path)
+    Image.fromarray(np.full((2, 2), 300, np.uint16)).save(path)
+    refusal("m.png", "300", "0 to 254", call=read_mask, path=path)
+    path.write_bytes(b"nothing")
+    refusal("m.png", "cannot be read", call=read_mask, path=path)
+    refusal("none.png", "cannot be read", call=read_mask, path=tmp_path / "none.png")
+    Image.fromarray(NOISE[..., 0]).save(tmp_path / "m.jpg")
+    refusal("m.jpg", "JPEG", "PNG", call=read_mask, path=tmp_path / "m.jpg")
+
+
+def test_names(tmp_path):
+    path = tmp_path / "names"
+    path.write_text('{"0": "wall", "12": "cup"}')
+    assert read_names(path) == {0: "wall", 12: "cup"}
+    path.write_text("wall\n\n cup \n")
+    assert read_names(path) == {0: "wall", 2: "cup"}
+    for text in ('{"0": ', '{"a": "b"}'):
+        path.write_text(text)
+        refusal("names", "JSON", call=read_names, path=path)
+    refusal("none", call=read_names, path=tmp_path / "none")
+
+
+def test_twenty_segments_have_twenty_colours():
+    """Every pair of the first 20 labels is far apart in RGB; the first 255 are all different, and void is black."""
+    gaps = np.linalg.norm(PALETTE[:20, None].astype(float) - PALETTE[None, :20], axis=-1) + 999 * np.eye(20)
+    assert gaps.min() > 60 and len(np.unique(PALETTE, axis=0)) == 256 and not PALETTE[255].any()
+
+
+def test_the_first_ten_colours_are_those_of_matplotlib():
+    np.testing.assert_array_equal(PALETTE[:10] / 255, colormaps["tab10"].colors)
+
+
+def test_masks_are_read_without_what_draws_and_decodes():
+    """The module alone, without the package's own imports, loads neither matplotlib nor av."""
+    lines = (
+        "import sys, types",
+        "sys.modules['vidseg_core'] = package = types.ModuleType('vidseg_core')",
+        f"package.__path__ = {[*vidseg_core.__path__]}",
+        "import vidseg_core.io.masks",
+        "sys.exit(str({'av', 'matplotlib'} & {*sys.modules} or ''))",
+    )
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, timeout=120)
+    assert done.stderr.strip() == ""

@@ -1,0 +1,70 @@
+"""Labels over frames, as a picture, a sheet and a video."""
+
+import io
+import os
+
+import av
+import numpy as np
+import pytest
+from refusals import refusal
+
+from vidseg_core.io.overlay import blend, contact_sheet, encode_video, png, video_bytes
+from vidseg_core.io.video import read_frames
+
+COLOURS = np.zeros((256, 3), np.uint8)
+COLOURS[:3] = [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
+RNG = np.random.default_rng(0)
+
+
+def test_blend():
+    frame, labels = np.full((40, 60, 3), 100, np.uint8), np.zeros((40, 60), np.int64)
+    labels[:, 30:], labels[20:, :10] = 1, 255
+    out = blend(frame, labels, 0.5, COLOURS)
+    assert out[5, 5].tolist() == [178, 50, 50]
+    assert out[5, 50].tolist() == [50, 178, 50]
+    assert (out[:, 29] == 255).all() and (out[19, :10] == 255).all()
+    assert (out[20:, :10] == 100).all()
+    inside = np.s_[2:15, 2:25]
+    np.testing.assert_array_equal(blend(frame, labels, 0.0, COLOURS)[inside], frame[inside])
+    assert (blend(frame, labels, 1.0, COLOURS)[inside] == COLOURS[0]).all()
+    assert blend(frame[:1, :1], labels[:1, :1], 0.5, COLOURS).shape == (1, 1, 3)
+
+
+def test_the_contact_sheet_names_what_it_shows():
+    frame, labels = np.zeros((24, 32, 3), np.uint8), np.zeros((24, 32), np.int16)
+    labels[:, 16:] = 7
+    sheet = contact_sheet([frame] * 3, [labels] * 3, [0, 5, 9], {7: "cup"})
+    assert [text.get_text() for text in sheet.legends[0].get_texts()] == ["segment 0", "cup"]
+    titles = [axes.get_title() for axes in sheet.axes]
+    assert [t for t in titles if t] == ["frame 0", "frame 5", "frame 9"]
+    assert png(sheet).startswith(b"\x89PNG") and sheet._repr_png_().startswith(b"\x89PNG"), "a notebook shows text instead"
+
+
+@pytest.mark.parametrize("size", [(64, 48), (33, 47), (16, 16), (1, 1)])
+def test_encoded_video_is_what_browsers_play(tmp_path, size):
+    tints = np.zeros((6, *size, 3), np.uint8) + RNG.integers(30, 220, (6, 1, 1, 3)).astype(np.uint8)
+    encode_video(iter(tints), 30000 / 1001, tmp_path / "a.mp4")
+    decoded = read_frames(tmp_path / "a.mp4")
+    even = [n + n % 2 for n in size]
+    assert decoded.shape == (6, *even, 3)
+    assert np.abs(decoded[:, : size[0], : size[1]].astype(int) - tints).max() <= 6
+    assert np.abs(decoded.astype(int) - tints[:, :1, :1]).max() <= 6  # the seam repeats the edge
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        assert stream.average_rate.as_integer_ratio() == (30000, 1001)
+    data = video_bytes(tints, 30000 / 1001)
+    assert data.find(b"moov") < data.find(b"mdat")
+    assert len(list(av.open(io.BytesIO(data)).decode(video=0))) == 6
+    assert os.listdir(tmp_path) == ["a.mp4"]
+
+
+def test_refused_encodings_leave_the_old_file(tmp_path):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"old")
+    frames = [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 6, 3), np.uint8)]
+    refusal("no frames", "at least one", call=encode_video, frames=[], fps=25, target=path)
+    refusal("fps=0", call=encode_video, frames=frames[:1], fps=0, target=path)
+    late = [np.zeros((4, 4, 3), np.uint8)] * 99 + frames[1:]  # late enough for the encoder to have written to disk
+    refusal("Frame 99", "6x4", "4x4", call=encode_video, frames=late, fps=25, target=path)
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a.mp4"]

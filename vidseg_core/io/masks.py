@@ -1,0 +1,115 @@
+"""Label maps on disk: masks, their colours, the names of labels.
+
+A label map is int [H, W] with class numbers 0..254, and 255 for void (not labelled).
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64, Integer, UInt8
+from PIL import Image
+
+from vidseg_core.common import VOID, InputError
+from vidseg_core.io.files import replacing
+
+Labels = Integer[np.ndarray, "H W"]
+TAB10 = ("1f77b4", "ff7f0e", "2ca02c", "d62728", "9467bd", "8c564b", "e377c2", "7f7f7f", "bcbd22", "17becf")
+"""matplotlib's ten colours, written out so that reading a mask does not load matplotlib."""
+
+
+def _palette() -> UInt8[np.ndarray, "256 3"]:
+    """matplotlib's tab10, then always the colour that is farthest from all before it; void, the last, is black."""
+    steps = np.linspace(0.1, 0.95, 10)
+    candidates = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 3)
+    table = [np.zeros(3), *(np.array(list(bytes.fromhex(colour))) / 255 for colour in TAB10)]
+    distance = np.min([np.linalg.norm(candidates - colour, axis=1) for colour in table], axis=0)
+    while len(table) < 256:
+        table.append(candidates[distance.argmax()])
+        distance = np.minimum(distance, np.linalg.norm(candidates - table[-1], axis=1))
+    return (np.array(table[1:] + table[:1]) * 255).round().astype(np.uint8)
+
+
+PALETTE = _palette()
+"""RGB of each label number, uint8 [256, 3]; void is black."""
+
+
+def read_mask(path: str | Path) -> Int64[np.ndarray, "H W"]:
+    """Class numbers of a palette or grey image, int64 [H, W] in 0..255; 255 is void. Alpha is ignored.
+
+    RGB counts as grey if its channels are equal. Raises InputError for colour-coded masks, JPEG and numbers above 255.
+    """
+    path = Path(path)
+    try:
+        with Image.open(path) as image:
+            kind, values = image.format, np.array(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} cannot be read as a mask ({error}). Expected a palette or grey PNG.") from error
+    if kind == "JPEG":
+        raise InputError(f"{path} is a JPEG, which blurs class numbers. Save the mask as a palette or grey PNG.")
+    values = values.reshape(*values.shape[:2], -1)
+    values = values[..., : 3 if values.shape[2] > 2 else 1]  # alpha is the second of two or the fourth of four
+    if (values != values[..., :1]).any():
+        raise InputError(f"{path} codes classes as colours. Save the class numbers as a palette or grey PNG (255 = void).")
+    if values.max() > VOID or values.min() < 0 or (values % 1 != 0).any():
+        raise InputError(f"{path} has values {values.min()} to {values.max()}. Expected class numbers 0 to 254, 255 = void.")
+    return values[..., 0].astype(np.int64)
+
+
+def read_names(path: str | Path) -> dict[int, str]:
+    """Names of label numbers: a JSON object {"0": "wall", ...}, or a text file with the name of number n in line n.
+
+    Raises InputError for a file that is neither.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        if not text.lstrip().startswith("{"):
+            return {n: line.strip() for n, line in enumerate(text.splitlines()) if line.strip()}
+        return {int(number): str(name) for number, name in json.loads(text).items()}
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f'{path} cannot be read as names ({error}). Expected JSON such as {{"0": "wall"}}, or a name a line.'
+        ) from error
+
+
+def write_mask(path: str | Path, labels: Labels) -> None:
+    """Write labels in 0..255 as a palette PNG as VSPW and DAVIS do: the index is the label.
+
+    Raises InputError for labels outside 0..255.
+    """
+    image = Image.fromarray(as_bytes(labels))
+    image.putpalette(PALETTE.tobytes())
+    with replacing(path) as partial:
+        image.save(partial, format="PNG")
+
+
+def write_masks(folder: Path, start: int, labels: Integer[np.ndarray, "f H W"]) -> None:
+    """Masks of consecutive frames, the first of them number `start`: 00000.png and on. The folder is made if need be."""
+    folder.mkdir(exist_ok=True)
+    for n, mask in enumerate(labels, start):
+        write_mask(folder / f"{n:05}.png", mask)
+
+
+def drop_masks(folder: Path, start: int) -> None:
+    """Remove the masks of frames from number `start` on, and what a kill left of files that were being written."""
+    for path in [*folder.glob("*.png"), *folder.parent.glob(".*.partial*")]:
+        if path.name.startswith(".") or int(path.stem) >= start:
+            path.unlink()
+
+
+@dataclass(frozen=True)
+class MaskFolder:
+    """The masks that `write_masks` wrote, read one at a time; iterate as often as need be."""
+
+    folder: Path
+
+    def __iter__(self) -> Iterator[Int64[np.ndarray, "H W"]]:
+        return map(read_mask, sorted(self.folder.glob("[0-9]*.png"), key=lambda path: int(path.stem)))
+
+
+def as_bytes(labels: Labels) -> UInt8[np.ndarray, "H W"]:
+    if labels.min() < 0 or labels.max() > VOID:
+        raise InputError(f"Labels go from {labels.min()} to {labels.max()}, but a mask holds 0 to 255. Use fewer segments.")
+    return labels.astype(np.uint8)

@@ -1,0 +1,127 @@
+"""Labels over frames: blended pictures, panels and legends, the contact sheet, the video. One colour per label, everywhere."""
+
+import io
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.video.reformatter import Colorspace
+from jaxtyping import UInt8
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from vidseg_core.common import VOID, InputError
+from vidseg_core.io.files import replacing
+from vidseg_core.io.masks import PALETTE, Labels
+from vidseg_core.io.video import Frame, same_size
+
+
+def blend(frame: Frame, labels: Labels, alpha: float | int = 0.5, colours: UInt8[np.ndarray, "256 3"] = PALETTE) -> Frame:
+    """(1 - alpha) frame + alpha colour, with white contours between labels; void keeps the frame. `alpha` is in 0..1."""
+    labels = labels.astype(np.uint8)
+    weight = round(256 * alpha)  # fixed point, as floats of a 4000x3000 frame take 150 MB
+    tint = colours * np.uint16(weight) + np.uint16(128)
+    mixed = ((frame * np.uint16(256 - weight) + tint[labels]) >> np.uint16(8)).astype(np.uint8)
+    edge, width = np.zeros(labels.shape, bool), max(1, min(labels.shape) // 400)
+    edge[:, :-width] |= labels[:, width:] != labels[:, :-width]
+    edge[:-width] |= labels[width:] != labels[:-width]
+    mixed[edge] = 255
+    return np.where((labels == VOID)[..., None], frame, mixed)
+
+
+class Drawing(Figure):
+    """A figure that a notebook shows by itself, without pyplot's global state."""
+
+    def _repr_png_(self) -> bytes:
+        return png(self)
+
+
+def png(figure: Figure, dpi: int = 100) -> bytes:
+    """The figure as a PNG file."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=dpi)
+    return file.getvalue()
+
+
+def panel(
+    axes: Axes, image: np.ndarray, title: str, size: tuple[int, int] | None = None, name: str | None = None, **how: Any
+) -> None:
+    """One picture [h, w] or [h, w, 3] with its title, stretched over `size` = (H, W) pixels, whose coordinates its axes have.
+
+    `name` makes it a panel that an explorer's clicks can tell from the others. `how` goes to matplotlib's imshow.
+    """
+    height, width = size or image.shape[:2]
+    axes.imshow(image, extent=(0, width, height, 0), **{"interpolation": "nearest"} | how)
+    axes.set_title(title, fontsize=10)
+    axes.set_axis_off()
+    axes.set_gid(name)
+
+
+def legend(figure: Figure, maps: list[np.ndarray], names: Mapping[int, str]) -> None:
+    """The colours of all the labels in `maps` below the figure, by name."""
+    seen = np.unique(np.concatenate([np.unique(m) for m in maps])).tolist()
+    patches = [Patch(color=PALETTE[n] / 255, label=names.get(n, f"segment {n}")) for n in seen[:40]]
+    columns = min(len(patches), int(figure.get_figwidth() / 1.5))
+    figure.legend(handles=patches, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
+
+
+def contact_sheet(frames: list[Frame], labels: list[Labels], numbers: list[int], names: Mapping[int, str]) -> Figure:
+    """Frames above, their overlays below, a legend of what is seen; `numbers` are the frames' numbers in the clip."""
+    height, width = frames[0].shape[:2]
+    side = 12 / len(frames)
+    figure = Drawing(figsize=(12, min(2 * side * height / width, 12) + 0.8), layout="constrained")
+    for n, column in enumerate(figure.subplots(2, len(frames), squeeze=False).T):
+        panel(column[0], frames[n], f"frame {numbers[n]}")
+        panel(column[1], blend(frames[n], labels[n]), "")
+    legend(figure, labels, names)
+    return figure
+
+
+def encode_video(frames: Iterable[Frame], fps: float | int, target: str | Path | io.BufferedIOBase) -> None:
+    """Write H.264 (yuv420p, BT.709, index first) that browsers play, to a path or an open binary file, one frame at a time.
+
+    yuv420p needs even sides: an odd one is extended by repeating its last row or column. Raises InputError if there are no
+    frames, if they differ in size or if fps is not above 0.
+    """
+    if isinstance(target, str | Path):
+        with replacing(target) as partial:
+            _encode(frames, fps, partial)
+        return
+    with tempfile.TemporaryDirectory() as folder:  # the index can be moved to the front only in a file on disk
+        _encode(frames, fps, Path(folder, "clip.mp4"))
+        with Path(folder, "clip.mp4").open("rb") as file:
+            shutil.copyfileobj(file, target)
+
+
+def video_bytes(frames: Iterable[Frame], fps: float | int) -> bytes:
+    """The MP4 of `encode_video` in memory, for an inline <video>."""
+    encode_video(frames, fps, memory := io.BytesIO())
+    return memory.getvalue()
+
+
+def _encode(frames: Iterable[Frame], fps: float | int, path: Path) -> None:
+    remaining = iter(frames)
+    first = next(remaining, None)
+    if first is None or not 1e-3 <= fps <= 1000:
+        raise InputError(
+            f"Got {'no' if first is None else 'some'} frames at fps={fps}. Expected at least one, fps in 0.001..1000."
+        )
+    height, width, _ = first.shape
+    pad = ((0, height % 2), (0, width % 2), (0, 0))
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "18"})
+        stream.height, stream.width, stream.pix_fmt = height + height % 2, width + width % 2, "yuv420p"
+        context = stream.codec_context  # H.273's 1 is BT.709: untagged, each player guesses other colours
+        context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
+        for i, frame in enumerate(chain([first], remaining)):
+            same_size(frame.shape[:2], (height, width), f"Frame {i} to encode")
+            rgb = av.VideoFrame.from_ndarray(np.pad(frame, pad, mode="edge"), format="rgb24")
+            container.mux(stream.encode(rgb.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)))
+        container.mux(stream.encode())
