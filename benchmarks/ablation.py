@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from vidseg_core import ContextSettings, FeatureSettings, Settings, UpsampleSettings, load_backbone
+from vidseg_core.common import enlarge
 from vidseg_core.evaluation.baselines import ContextMethod, FrameMethod, Predicted, bilinear
 from vidseg_core.evaluation.datasets import open_dataset
 from vidseg_core.evaluation.evaluate import claim_folder
@@ -31,15 +32,13 @@ from vidseg_core.evaluation.labelled import AnyClip, Dataset
 from vidseg_core.evaluation.report import clip_scores, percent, total_scores
 from vidseg_core.evaluation.scoring import Plan, given_mask
 from vidseg_core.evaluation.tally import Meter, Tally
-from vidseg_core.features import Features, extract_features
+from vidseg_core.features import Features, extract_features, working_images
 from vidseg_core.io.files import replacing
 from vidseg_core.io.provenance import fingerprint
 from vidseg_core.io.results import write_json
-from vidseg_core.io.video import windows
 from vidseg_core.models.backbone import Backbone
-from vidseg_core.upsample import upsample
+from vidseg_core.pipeline import VidSeg, windows
 from vidseg_core.workbook.ablation import GROUPS
-from vidseg_core.workbook.figures import enlarge
 
 SCORES = ("mIoU", "accuracy", "F", "stability", "seam stability", "mVC8")
 CLUSTERS = {"camvid": 20, "davis": 8}
@@ -136,15 +135,16 @@ class Shared:
         def extract(frames: np.ndarray) -> Features:
             name = hashlib.sha256(frames.tobytes()).digest()
             if name not in known:
-                images = self.backbone.images(frames, size or self.backbone.working_size(*frames.shape[1:3]))
-                known[name] = extract_features(self.backbone, images, settings)
+                known[name] = extract_features(self.backbone, working_images(self.backbone, frames, settings), settings)
             return known[name]
 
         return extract
 
     def _cells(self, settings: Settings, frame_by_frame: bool) -> list[Predicted]:
         extract = self.extractor(settings.features, settings.working_size)
-        method = (FrameMethod if frame_by_frame else ContextMethod)(extract, settings, self.backbone.device)
+        method = ContextMethod(self.backbone, settings, extract)
+        if frame_by_frame:
+            method = FrameMethod(extract, settings, self.backbone.device)
         plan = Plan(Path(), self.num_classes, False, "", "", settings, "first")
         return [replace(p, state={}) for p in method.stream(self.clip.read(0), given_mask(plan, self.clip))]
 
@@ -169,8 +169,7 @@ def pixels(stage: str, frames: np.ndarray, cells: np.ndarray, backbone: Backbone
         return np.stack([enlarge(frame, size) for frame in cells])
     if stage == "bilinear":
         return bilinear(cells, size)
-    images = backbone.images(frames, settings.working_size or backbone.working_size(*size))
-    return upsample(backbone, images, torch.from_numpy(cells).to(backbone.device), size, settings).cpu().numpy()
+    return VidSeg(backbone, settings).enlarge(frames, torch.from_numpy(cells).to(backbone.device))
 
 
 def run(dataset: Dataset, base: Settings, backbone: Backbone, options: argparse.Namespace, out: Path) -> dict:

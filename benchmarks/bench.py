@@ -28,16 +28,19 @@ from tqdm import tqdm
 
 from vidseg_core import (
     ContextSettings,
+    PaperSettings,
     Segmentation,
     Settings,
     UpsampleSettings,
     VidSeg,
     generated_clip,
-    hooks,
     load_backbone,
+    reference_settings,
     sample_clip,
+    save_segmentation,
 )
 from vidseg_core.evaluation.metrics import confusion, mean_iou
+from vidseg_core.models import hooks
 from vidseg_core.models.backbone import Backbone
 from vidseg_core.modulation import plan
 
@@ -57,14 +60,14 @@ def colours_per_frame(num_clusters: int, separation: int | None) -> float:
     """Of the first window of the cup clip, with the embedded model."""
     settings = Settings(context=ContextSettings(num_clusters=num_clusters), working_size=(240, 320))
     vidseg = VidSeg(load_backbone("tiny", device="cpu"), settings)
-    vidseg._upsample = lambda frames, refined, progress: np.zeros(frames.shape[:3], np.int16)  # only cells are needed
-    cells = torch.from_numpy(vidseg(sample_clip("cup").frames[:14], keep=()).refined)
+    cells = torch.from_numpy(next(vidseg.cells(sample_clip("cup").frames[:14])).refined)
     return len(plan(cells, separation, coupled=False)) / len(cells)
 
 
 def counted(num_masks: int = 20) -> None:
     """Print operations for one frame of SD 2.1: network, decoder, both, and the ratios."""
-    backbone, settings = true_backbone("sd21-base", "meta"), Settings.reference("sd21-base").upsample
+    backbone, reference = true_backbone("sd21-base", "meta"), reference_settings("sd21-base")
+    settings, paper = reference.upsample, reference.paper
     x, image = torch.empty(1, 4, 64, 64, device="meta"), torch.empty(1, 3, 512, 512, device="meta")
     with backbone.record(settings.block) as record, torch.inference_mode():
         backbone.denoise(x, settings.timestep)
@@ -72,7 +75,7 @@ def counted(num_masks: int = 20) -> None:
     encode = operations(lambda: backbone.encode(image))
     with hooks.replayed(backbone.unet, record, lambda value: value):
         replayed = operations(lambda: backbone.denoise(x, settings.timestep))
-    steps, colours = settings.steps - settings.start_step, colours_per_frame(num_masks, UpsampleSettings().separation)
+    steps, colours = paper.steps - paper.start_step, colours_per_frame(num_masks, UpsampleSettings().separation)
     calls = (1 + 2 * num_masks) * steps
     rows = {
         "the paper's schedule": (2 * calls * whole, (1 + 2 * num_masks) * decode + encode),
@@ -127,14 +130,14 @@ class Meter:
 
 def run(backbone: Backbone, frames: np.ndarray, num_clusters: int, strategy: str) -> tuple[Segmentation, dict[str, float]]:
     """A segmentation and what it cost."""
-    upsample = UpsampleSettings(strategy=strategy, guidance=1.0)
-    settings = Settings(context=ContextSettings(num_clusters=num_clusters), upsample=upsample, working_size=SIZE)
+    how = {"upsample": UpsampleSettings(strategy=strategy), "paper": PaperSettings(guidance=1.0)}
+    settings = Settings(context=ContextSettings(num_clusters=num_clusters), **how, working_size=SIZE)
     started = time.perf_counter()
     with Meter(backbone).running() as meter:
         result = VidSeg(backbone, settings)(frames, keep=())
     seconds = time.perf_counter() - started
     with tempfile.TemporaryDirectory() as folder:
-        result.save(Path(folder) / "run")
+        save_segmentation(result, backbone, Path(folder) / "run")
         disk = sum(p.stat().st_size for p in (Path(folder) / "run" / "masks").iterdir()) / 1e6
     spent = {stage: result.timings[stage] / seconds for stage in STAGES}
     return result, {"TFLOP": meter.operations, "decodes": meter.decodes, "seconds": seconds, "GB": meter.gigabytes,
@@ -155,10 +158,10 @@ def measured(quick: bool) -> None:
     cases = [(14, k) for k in (5, 10, 20, 40)] + [(n, 20) for n in (56, 224)]
     for count, num_clusters in tqdm([(4, 5), (4, 10)] if quick else cases, disable=None):
         clip, made = generated_clip(num_frames=count, size=SIZE), {}
-        for strategy in ("reference", "direct") if count < 200 else ("direct",):
+        for strategy in ("guided", "direct") if count < 200 else ("direct",):
             result, cost = run(backbone, clip.frames, num_clusters, strategy)
             made[strategy] = result.labels
-            agreement = float((made["reference"] == result.labels).mean()) if "reference" in made else np.nan
+            agreement = float((made["guided"] == result.labels).mean()) if "guided" in made else np.nan
             rows.append({"frames": count, "K": num_clusters, "strategy": strategy, **cost, "mIoU": quality(result, clip.labels),
                          "agreement": agreement})  # fmt: skip
     columns = list(rows[0])
@@ -182,7 +185,7 @@ def draw(rows: list[dict]):
     figure = Figure(figsize=(8, 3), layout="constrained")
     for axes, fixed, varied in zip(figure.subplots(1, 2), ("frames", "K"), ("K", "frames"), strict=True):
         value = 14 if fixed == "frames" else 20
-        for strategy, name in (("reference", "the paper's schedule"), ("direct", "default")):
+        for strategy, name in (("guided", "the paper's schedule"), ("direct", "default")):
             points = [(r[varied], r["seconds"]) for r in rows if r["strategy"] == strategy and r[fixed] == value]
             axes.plot(*zip(*points, strict=True), "o-", label=name)
         axes.set(xlabel=varied, ylabel="seconds", yscale="log", xscale="log", title=f"{fixed} = {value}")

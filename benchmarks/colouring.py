@@ -18,13 +18,13 @@ from scipy.ndimage import distance_transform_edt
 from tqdm import tqdm
 
 from vidseg_core import ContextSettings, Settings, VidSeg, load_backbone
+from vidseg_core.common import enlarge
 from vidseg_core.evaluation.baselines import bilinear
 from vidseg_core.evaluation.datasets import open_dataset
 from vidseg_core.evaluation.labelled import AnyClip
 from vidseg_core.models.backbone import Backbone
 from vidseg_core.modulation import plan
 from vidseg_core.upsample import upsample
-from vidseg_core.workbook.figures import enlarge
 
 NEAR = 4
 ALONE = "each mask alone"
@@ -36,9 +36,7 @@ Row = dict[str, float]
 
 def cells_of(backbone: Backbone, frames: np.ndarray, settings: Settings) -> Cells:
     """Refined cells [f, h, w] of a label-free run, without its stage 4."""
-    vidseg = VidSeg(backbone, settings)
-    vidseg._upsample = lambda frames, refined, progress: np.zeros(frames.shape[:3], np.int16)
-    return vidseg(frames, keep=()).refined
+    return np.concatenate([window.refined for window in VidSeg(backbone, settings).cells(frames)])
 
 
 def near_borders(cells: Cells, size: tuple[int, int]) -> np.ndarray:

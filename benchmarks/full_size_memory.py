@@ -19,7 +19,7 @@ from vidseg_core import ConditionSettings, Settings
 from vidseg_core.features import extract_features
 from vidseg_core.models import hooks
 from vidseg_core.models.registry import MODELS
-from vidseg_core.modulation import modulated_steps, unmodulated_steps
+from vidseg_core.paper import GuidedPasses
 
 
 class Alive(TorchDispatchMode):
@@ -70,16 +70,15 @@ def measure(name: str, frames: int, size: tuple[int, int]) -> dict[str, float]:
         with hooks.replayed(backbone.unet, record, select), backbone.edit(backbone.modulation(s.block, shift, frames)):
             backbone.denoise(torch.empty(2 * count, *x.shape[1:], device="meta"), s.timestep, condition=condition)
 
-    def reference() -> None:
-        plain, injected, record = unmodulated_steps(backbone, x, condition, s)
-        rows = torch.arange(2 * frames)  # both halves of a guided batch
-        modulated_steps(backbone, x, cells, plain, injected, (record, rows), condition, s, 1)
+    def guided() -> None:
+        passes = GuidedPasses(backbone, x, condition, s, settings.paper).run_plain()
+        passes.predict(cells, torch.arange(frames), 1)
 
     return {
         "weights": weights,
         "features": peak(lambda: extract_features(backbone, images, settings)),
         "direct": peak(direct),
-        "reference": peak(reference),
+        "guided": peak(guided),
         "decode": peak(lambda: backbone.decode(x[:1])),
     }
 
@@ -91,11 +90,11 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=14)
     options = parser.parse_args()
     width, height = (int(side) for side in options.size.split("x"))
-    columns = ("weights", "features", "direct", "reference", "decode")
-    print(f"| model | {' | '.join(columns)} | with direct | with reference |\n|---|{'---|' * (len(columns) + 2)}")
+    columns = ("weights", "features", "direct", "guided", "decode")
+    print(f"| model | {' | '.join(columns)} | with direct | with guided |\n|---|{'---|' * (len(columns) + 2)}")
     for name in (n for n in MODELS if n in ("sd15", "sd21-base", "svd")):
         gb = measure(name, options.frames, (height, width))
-        sums = [gb["weights"] + max(gb[k] for k in ("features", "decode", how)) for how in ("direct", "reference")]
+        sums = [gb["weights"] + max(gb[k] for k in ("features", "decode", how)) for how in ("direct", "guided")]
         print(f"| {name} | {' | '.join(f'{gb[c]:.1f}' for c in columns)} | {sums[0]:.0f} GB | {sums[1]:.0f} GB |", flush=True)
 
 

@@ -4,7 +4,7 @@
     python benchmarks/gpu_check.py --model sd21-base [--vspw FOLDER] [--frames 28] [--size 512x288] [--device cuda] [--offload]
 
 Downloads the model if it is not there. For each sample clip (hand-drawn masks) and up to three clips of VSPW, and for `direct`
-and `reference`: mIoU of the coarse map, of bilinear enlarging and at full resolution under the first-frame protocol, mVC8 where
+and `guided`: mIoU of the coarse map, of bilinear enlarging and at full resolution under the first-frame protocol, mVC8 where
 all frames are labelled, the share of pixels on which the strategies agree, seconds per stage and peak GPU memory; where memory
 is too small for a strategy, only that. Writes report.md and report.json into outputs/gpu-check/MODEL; nothing in them names the
 machine or its user, nor where the model lies.
@@ -23,12 +23,13 @@ from tqdm import tqdm
 
 from vidseg_core import InputError, Segmentation, Settings, VidSeg, load_backbone, sample_clip
 from vidseg_core.cli import _size
+from vidseg_core.common import enlarge
 from vidseg_core.evaluation.baselines import bilinear
 from vidseg_core.evaluation.datasets import open_dataset
 from vidseg_core.evaluation.metrics import confusion, mean_iou, video_consistency
 from vidseg_core.io.files import replacing
+from vidseg_core.io.provenance import run_record
 from vidseg_core.models.memory import Pieces
-from vidseg_core.workbook.figures import enlarge
 
 COLUMNS = ("clip", "strategy", "coarse", "bilinear", "full", "mVC8", "agreement", "seconds per frame", "upsample", "memory, GB",
            "not run")  # fmt: skip
@@ -85,7 +86,7 @@ def check(options: argparse.Namespace) -> tuple[list[dict], dict]:
     backbone, rows = load_backbone(options.model, options.device, options.dtype, options.offload), []
     for clip in clips(options.vspw, options.frames):
         labels = {}
-        for strategy in ("direct", "reference"):
+        for strategy in ("direct", "guided"):
             base = Settings(working_size=options.size and _size(options.size))
             vidseg = VidSeg(backbone, replace(base, upsample=replace(base.upsample, strategy=strategy)))
             rows.append({"clip": clip.name, "strategy": strategy})
@@ -102,7 +103,7 @@ def check(options: argparse.Namespace) -> tuple[list[dict], dict]:
                 "seconds per frame": sum(result.timings.values()) / len(clip.frames),
                 "upsample": result.timings["upsample"] / len(clip.frames), "memory, GB": memory,
             }  # fmt: skip
-    record = vidseg.record({})
+    record = run_record(backbone, vidseg.settings)
     device = backbone.device
     record["processor"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     if Path(options.model).is_dir():  # where it lies is its owner's business

@@ -35,11 +35,12 @@ from dataclasses import replace
 import numpy as np
 
 from vidseg_core import Settings, generated_clip, load_backbone, sample_clip
+from vidseg_core.common import enlarge
 from vidseg_core.workbook import fast
 from vidseg_core.workbook import upsampling as explore
 from vidseg_core.workbook.context import named_cells, read_features
 from vidseg_core.workbook.features import at_centres
-from vidseg_core.workbook.figures import compare, enlarge, show_table
+from vidseg_core.workbook.figures import compare, show_table
 
 FAST = os.environ.get("VIDSEG_FAST") == "1"  # CI sets it: fewer frames, the same steps
 MODEL = "tiny"  # or "sd21-base" on a GPU; see the end of 01_features

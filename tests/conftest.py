@@ -2,7 +2,9 @@
 
 import signal
 
+import numpy as np
 import pytest
+import torch
 
 from vidseg_core import Settings, generated_clip, load_backbone
 
@@ -31,3 +33,18 @@ def settings(backbone):
 @pytest.fixture(scope="session")
 def images(backbone, clip):
     return backbone.images(clip.frames, SMALL)
+
+
+@pytest.fixture(scope="session")
+def match():
+    """Features of seven frames of 5 x 6 cells: a smooth random field that drifts, so that hops are near but not trivial, with
+    noise enough to jump sometimes."""
+    rng = np.random.default_rng(0)
+    field = np.cumsum(np.cumsum(rng.normal(size=(12, 13, 12)), 0), 1)
+    maps = [field[t // 2 : t // 2 + 5, t // 3 : t // 3 + 6] + rng.normal(0, 1.0, (5, 6, 12)) for t in range(7)]
+    return torch.from_numpy(np.stack(maps)).float()
+
+
+@pytest.fixture(scope="session")
+def coarse():
+    return torch.from_numpy(np.random.default_rng(1).integers(0, 4, (7, 5, 6)))

@@ -9,7 +9,16 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler
 from families import small
 from scipy.fft import dctn
 
-from vidseg_core import ConditionSettings, ContextSettings, InputError, Settings, UpsampleSettings, VidSeg, load_backbone
+from vidseg_core import (
+    ConditionSettings,
+    ContextSettings,
+    InputError,
+    PaperSettings,
+    Settings,
+    UpsampleSettings,
+    VidSeg,
+    load_backbone,
+)
 from vidseg_core.features import QUERY, extract_features
 from vidseg_core.models.codec import BlockDCT
 from vidseg_core.models.registry import SD21_BASE, SD_BLOCKS, SVD, data_folder
@@ -237,7 +246,7 @@ def test_stable_diffusions_features_are_a_manual_walk(sd):
     assert (found.match - middle.reshape(2, 4, 8, -1)).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("strategy", ["direct", "reference"])
+@pytest.mark.parametrize("strategy", ["direct", "guided"])
 def test_stable_diffusion_runs_through_all_stages(sd, strategy):
     """Random weights, so that nothing can be said of the labels but their shape and where they come from."""
     frames = np.random.default_rng(0).integers(0, 256, (3, 50, 100, 3), dtype=np.uint8)
@@ -247,12 +256,12 @@ def test_stable_diffusion_runs_through_all_stages(sd, strategy):
     result = VidSeg(sd, settings)(frames)
     assert result.labels.shape == frames.shape[:3] and result.refined.shape == (3, 4, 8)
     assert set(np.unique(result.labels)) <= set(np.unique(result.refined)) and result.features.match.shape == (3, 4, 8, 32)
-    assert Settings().resolve(sd.model).upsample.strategy == "reference", "until direct is measured on real weights"
+    assert Settings().resolve(sd.model).upsample.strategy == "guided", "until direct is measured on real weights"
 
 
 def test_guidance_over_frames_is_for_video(sd):
     with pytest.raises(InputError, match="image model"):
-        VidSeg(sd, Settings(upsample=UpsampleSettings(guidance=(1.0, 2.5))))
+        VidSeg(sd, Settings(paper=PaperSettings(guidance=(1.0, 2.5))))
 
 
 def test_block_names_are_those_of_the_original_checkpoints():
@@ -290,3 +299,16 @@ def test_an_incomplete_model_is_refused(tmp_path):
     (tmp_path / "unet" / "config.json").write_text(source.read_text())
     with pytest.raises(InputError, match=r"incomplete.*safetensors"):
         load_backbone(tmp_path)
+
+
+def test_a_sample_of_the_posterior_is_the_autoencoders(sd):
+    """The paper's code encodes a draw; by default it is the mean. The draw shares no numbers with the latents' noise."""
+    images = torch.rand(2, 3, 64, 128) * 2 - 1
+    posteriors = [sd.codec.vae.encode(image[None]).latent_dist for image in images]
+    mean, std = (torch.cat([getattr(p, part) for p in posteriors]) * sd.codec.scale for part in ("mean", "std"))
+    assert (sd.encode(images) - mean).abs().max() < 1e-5
+    drawn = (sd.encode(images, sample=7) - mean) / std
+    assert torch.equal(sd.encode(images, sample=7), sd.encode(images, sample=7))
+    assert abs(drawn.mean()) < 0.1 and abs(drawn.std() - 1) < 0.1
+    noise = sd.noise(drawn, 7, shared=False)
+    assert abs(torch.corrcoef(torch.stack([drawn.flatten(), noise.flatten()]))[0, 1]) < 0.2

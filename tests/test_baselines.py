@@ -9,11 +9,11 @@ import torch
 from sklearn.cluster import KMeans
 
 from vidseg_core import ContextSettings, InputError, Settings, VidSeg
+from vidseg_core.common import enlarge
 from vidseg_core.evaluation.baselines import METHODS, FrameMethod, PropagationSettings, bilinear, make_method, propagate
 from vidseg_core.evaluation.extractors import colour_features
 from vidseg_core.evaluation.metrics import confusion, mean_iou
 from vidseg_core.features import Features
-from vidseg_core.workbook.figures import enlarge
 
 SMALL = (96, 128)
 QUICK = Settings(working_size=SMALL, window=4)

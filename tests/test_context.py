@@ -10,8 +10,8 @@ from sklearn.cluster import KMeans
 from sklearn.neighbors import KNeighborsClassifier
 
 from vidseg_core import ContextSettings, InputError
+from vidseg_core.common import VOID
 from vidseg_core.context import (
-    VOID,
     Clusters,
     SceneContext,
     cut_merges,
@@ -33,8 +33,8 @@ def tokens():
 
 def test_lloyd_equals_scikit_learns(tokens):
     start = tokens[::100][:7].clone()
-    ours = lloyd(tokens, start, 300)
-    theirs = KMeans(7, init=start.numpy(), n_init=1, max_iter=300, tol=1e-4, algorithm="lloyd").fit(tokens.numpy())
+    ours = lloyd(tokens, start)
+    theirs = KMeans(7, init=start.numpy(), n_init=1, max_iter=100, tol=1e-4, algorithm="lloyd").fit(tokens.numpy())
     assert (ours.centroids - torch.from_numpy(theirs.cluster_centers_)).abs().max() < 1e-3
     assert (ours.labels.numpy() == theirs.labels_).mean() > 0.999
     assert ours.inertia == pytest.approx(theirs.inertia_, rel=1e-5)
@@ -54,7 +54,7 @@ def test_kmeans_is_deterministic_by_seed(tokens):
 
 def test_kmeans_fills_empty_clusters():
     tokens = torch.cat([torch.zeros(50, 2), torch.tensor([[10.0, 0.0], [0.0, 10.0]])])
-    found = lloyd(tokens, torch.tensor([[0.0, 0.0], [100.0, 100.0], [101.0, 101.0]]), 100)
+    found = lloyd(tokens, torch.tensor([[0.0, 0.0], [100.0, 100.0], [101.0, 101.0]]))
     assert sorted(found.sizes.tolist()) == [1, 1, 50] and found.inertia == 0
 
 
@@ -75,8 +75,8 @@ def test_one_cluster(tokens):
 def test_knn_equals_scikit_learns(tokens, neighbours, weights):
     """Integer-valued labels with many ties, where the smallest label wins, and tokens that are in the context themselves."""
     labels = torch.from_numpy(np.random.default_rng(1).integers(0, 5, len(tokens)))
-    context = SceneContext(ContextSettings(neighbours=neighbours, weights=weights, max_context=None))
-    context.update(tokens[:600].reshape(1, 20, 30, 8), labels[:600].reshape(1, 20, 30))
+    settings = ContextSettings(neighbours=neighbours, weights=weights, max_context=None)
+    context = SceneContext.begin(tokens[:600], labels[:600], settings)
     ours = context.predict(tokens.reshape(1, 30, 40, 8)).flatten().numpy()
     knn = KNeighborsClassifier(neighbours, weights=weights).fit(tokens[:600].numpy(), labels[:600].numpy())
     assert (ours == knn.predict(tokens.numpy())).all()
@@ -86,25 +86,24 @@ def test_one_near_cell_outvotes_three_far_ones():
     """By distance 1/0.1 against 3/1; by count 1 against 3."""
     known = torch.tensor([[0.1, 0.0], [1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
     for weights, expected in (("distance", 7), ("uniform", 2)):
-        context = SceneContext(ContextSettings(weights=weights, neighbours=4))
-        context.open(known, torch.tensor([7, 2, 2, 2]))
+        context = SceneContext.begin(known, torch.tensor([7, 2, 2, 2]), ContextSettings(weights=weights, neighbours=4))
         assert context.predict(torch.zeros(1, 1, 1, 2)).item() == expected
 
 
 def test_context_is_replaced_by_the_last_window(tokens):
-    context = SceneContext(ContextSettings(max_context=None))
-    maps = tokens.reshape(4, 10, 30, 8)
-    context.update(maps[:1], torch.zeros(1, 10, 30, dtype=torch.long))
-    context.update(maps[1:], torch.ones(3, 10, 30, dtype=torch.long))
+    maps, settings = tokens.reshape(4, 10, 30, 8), ContextSettings(memory="window", max_context=None)
+    first = SceneContext.begin(maps[0].flatten(0, 1), torch.zeros(300, dtype=torch.long), settings)
+    context = first.after(maps[1:], torch.ones(3, 10, 30, dtype=torch.long))
     assert torch.equal(context.tokens, maps[1:].flatten(0, 2)) and (context.predict(maps) == 1).all()
+    assert torch.equal(first.tokens, maps[0].flatten(0, 1)) and (first.predict(maps) == 0).all(), "the one before is as it was"
 
 
 def test_what_the_clip_began_with_stays_beside_the_last_window(tokens):
     maps = tokens.reshape(4, 10, 30, 8)
-    context = SceneContext(ContextSettings(num_clusters=3, neighbours=1))
-    context.open(maps[0].flatten(0, 1), torch.zeros(300, dtype=torch.long))
+    settings = ContextSettings(num_clusters=3, neighbours=1)
+    context = SceneContext.begin(maps[0].flatten(0, 1), torch.zeros(300, dtype=torch.long), settings)
     for window in (maps[1:], maps[2:]):
-        context.update(window, torch.ones(window.shape[:3], dtype=torch.long))
+        context = context.after(window, torch.ones(window.shape[:3], dtype=torch.long))
         assert torch.equal(context.tokens[:300], maps[0].flatten(0, 1)), "frame 0 stays, as it was"
         assert context.labels.tolist() == [0] * 300 + [1] * 300, "as many tokens of the last window stand beside it"
     assert set(context.tokens[300:, 0].tolist()) <= set(maps[2:].flatten(0, 2)[:, 0].tolist())
@@ -112,30 +111,16 @@ def test_what_the_clip_began_with_stays_beside_the_last_window(tokens):
 
 
 def test_the_anchor_takes_at_most_half_of_the_context(tokens):
-    context = SceneContext(ContextSettings(num_clusters=3, max_context=100))
-    context.open(tokens, torch.zeros(1200, dtype=torch.long))
+    settings = ContextSettings(num_clusters=3, max_context=100)
+    context = SceneContext.begin(tokens, torch.zeros(1200, dtype=torch.long), settings)
     assert context.anchored == len(context.tokens) == 50
-    context.update(tokens.reshape(4, 10, 30, 8), torch.ones(4, 10, 30, dtype=torch.long))
+    context = context.after(tokens.reshape(4, 10, 30, 8), torch.ones(4, 10, 30, dtype=torch.long))
     assert context.labels.tolist() == [0] * 50 + [1] * 50
 
 
-@pytest.mark.parametrize("tail", [None, (torch.rand(2, 10, 30, 5), torch.ones(2, 10, 30, dtype=torch.long))])
-def test_a_restored_context_goes_on_as_the_saved_one(tokens, tail):
-    maps, (saved, restored) = tokens.reshape(4, 10, 30, 8), (SceneContext(ContextSettings()) for _ in range(2))
-    saved.open(maps[0].flatten(0, 1), torch.arange(300) % 3)
-    saved.tail = tail
-    restored.restore(saved.state())
-    assert (restored.tail is None) if tail is None else all(map(torch.equal, restored.tail, tail))
-    for context in (saved, restored):
-        context.update(maps[2:], torch.arange(600).reshape(2, 10, 30) % 5)
-    assert torch.equal(saved.tokens, restored.tokens) and torch.equal(saved.labels, restored.labels)
-    assert len(saved.tokens) == 600, "the anchor was kept"
-
-
 def test_without_an_anchor_the_beginning_is_forgotten(tokens):
-    context = SceneContext(ContextSettings(memory="window"))
-    context.open(tokens, torch.zeros(1200, dtype=torch.long))
-    context.update(tokens.reshape(4, 10, 30, 8), torch.ones(4, 10, 30, dtype=torch.long))
+    context = SceneContext.begin(tokens, torch.zeros(1200, dtype=torch.long), ContextSettings(memory="window"))
+    context = context.after(tokens.reshape(4, 10, 30, 8), torch.ones(4, 10, 30, dtype=torch.long))
     assert context.anchored == 0 and context.labels.tolist() == [1] * 1200
 
 
@@ -161,7 +146,7 @@ def test_clusters_take_the_majority_of_the_mask():
     votes = [Counter() for _ in range(8)]
     for y, x in np.ndindex(mask.shape):
         if mask[y, x] != VOID:
-            votes[cells[y * 5 // 33, x * 7 // 40]][mask[y, x]] += 1
+            votes[cells[(2 * y + 1) * 5 // 66, (2 * x + 1) * 7 // 80]][mask[y, x]] += 1
     expected = [min(v, key=lambda c: (-v[c], c)) if v else VOID for v in votes]
     assert name_clusters(torch.from_numpy(cells), mask, 8).tolist() == expected
     assert expected[6] == VOID, "a cluster that is not in the first frame has no name"
@@ -173,7 +158,7 @@ def test_cells_take_the_majority_of_the_mask():
     mask[:14, :12] = VOID
     votes = {cell: Counter() for cell in np.ndindex(5, 7)}
     for y, x in np.ndindex(mask.shape):
-        votes[y * 5 // 33, x * 7 // 40].update([mask[y, x]] if mask[y, x] != VOID else [])
+        votes[(2 * y + 1) * 5 // 66, (2 * x + 1) * 7 // 80].update([mask[y, x]] if mask[y, x] != VOID else [])
     expected = [[min(v, key=lambda c: (-v[c], c)) if (v := votes[y, x]) else VOID for x in range(7)] for y in range(5)]
     assert name_cells(mask, (5, 7)).tolist() == expected and expected[0][0] == VOID
 

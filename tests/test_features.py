@@ -8,7 +8,7 @@ import torch
 from diffusers import EulerDiscreteScheduler
 from sklearn.neighbors import KNeighborsClassifier
 
-from vidseg_core import FeatureSettings, Settings
+from vidseg_core import FeatureSettings, Settings, reference_settings
 from vidseg_core.features import append_position, extract_features, normalise
 
 SMALL = (96, 128)
@@ -35,7 +35,7 @@ def manual_queries(unet, x, timestep, condition):
 
 @pytest.mark.parametrize(("how", "order"), [(None, 2), ("max", torch.inf)])
 def test_features_are_the_queries(backbone, images, how, order):
-    settings = with_features(backbone, position=0.0, padding=0, noise="independent", normalise=how)
+    settings = with_features(backbone, position=0.0, noise="independent", normalise=how)
     features = extract_features(backbone, images, settings)
     sigma, latents = backbone.sigma(20), backbone.encode(images)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
@@ -50,16 +50,6 @@ def test_chunks_do_not_change_the_result(backbone, images):
     for noise in ("shared", "independent"):
         whole, parts = (extract_features(backbone, images, with_features(backbone, noise=noise, chunk=c)) for c in (6, 4))
         assert (whole.context - parts.context).abs().max() < 1e-4
-
-
-def test_padding_is_cropped_again(backbone, images):
-    for padding in (0, 16, 32):
-        assert extract_features(backbone, images[:1], with_features(backbone, padding=padding)).match.shape == (1, 12, 16, 96)
-    plain, padded = (extract_features(backbone, images[:1], with_features(backbone, padding=p)).match[0] for p in (0, 32))
-    inside = padded[4:8, 4:12]
-    shifted = {(y, x): plain[4 + y : 8 + y, 4 + x : 12 + x] for y in (-4, -1, 0, 1, 4) for x in (-4, -1, 0, 1, 4)}
-    likeness = {move: torch.cosine_similarity(inside, cells, dim=-1).mean().item() for move, cells in shifted.items()}
-    assert max(likeness, key=likeness.get) == (0, 0), "the crop is not where the padding was"
 
 
 def test_equal_frames_have_equal_features_under_shared_noise(backbone, images):
@@ -103,7 +93,7 @@ def test_position_channels():
 
 def test_reference_features_follow_the_guided_schedule(backbone, images, monkeypatch):
     """FIELD: noise at step 22, guided Euler steps 22 and 23, queries of the conditional half at step 24, mean of the blocks."""
-    settings = dataclasses.replace(Settings.reference("tiny"), working_size=SMALL)
+    settings = dataclasses.replace(reference_settings("tiny"), working_size=SMALL)
     embedding = torch.randn(1, 1, 32)
     monkeypatch.setattr(backbone, "prompt", lambda text: embedding)  # else both halves of the guidance batch are equal
     features = extract_features(backbone, images[:2], settings)

@@ -11,7 +11,8 @@ from full_size_memory import peak
 from vidseg_core import ContextSettings, InputError, Settings, UpsampleSettings, VidSeg, load_backbone
 from vidseg_core.features import extract_features
 from vidseg_core.models.memory import Pieces
-from vidseg_core.modulation import reference_pairs
+from vidseg_core.modulation import NoisyWindow
+from vidseg_core.paper import predict_masks
 from vidseg_core.upsample import upsample
 
 
@@ -87,21 +88,22 @@ def test_labels_do_not_depend_on_memory(backbone, images, clip, monkeypatch):
 
 def test_only_the_modulated_passes_of_the_reference_are_too_large(backbone, images, clip, monkeypatch):
     """They hold more than the plain pass, whose record is still there; a piece of theirs is halved alone."""
-    s = Settings(upsample=UpsampleSettings(strategy="reference"), working_size=(96, 128)).resolve(backbone.model).upsample
+    s = Settings(upsample=UpsampleSettings(strategy="guided"), working_size=(96, 128)).resolve(backbone.model)
     cells = torch.from_numpy(clip.labels[:, 4::8, 4::8].copy())
     latents = backbone.encode(images)
-    noise = backbone.noise(latents, 0, True).expand_as(latents)
-    whole = list(reference_pairs(backbone, latents, noise, cells, s))
+    window = NoisyWindow(latents, backbone.noise(latents, 0, True).expand_as(latents), None)
+    whole = list(predict_masks(backbone, window, cells, s.upsample, s.paper))
     monkeypatch.setattr(backbone, "pieces", Pieces())
     real = backbone.replay
     monkeypatch.setattr(backbone, "replay", lambda record, rows: full_beyond(6, lambda r: real(record, r))(rows))
     with pytest.warns(UserWarning, match="halved"):
-        pieces = list(reference_pairs(backbone, latents, noise, cells, s))
-    assert max(len(group) for group, _, _ in pieces) == 3  # twice as many images: guidance
-    assert max(len(group) for group, _, _ in whole) == 6
-    assert torch.cat([group.frames for group, _, _ in pieces]).equal(torch.cat([group.frames for group, _, _ in whole]))
-    for sign in (1, 2):
-        assert (torch.cat([pair[sign] for pair in pieces]) - torch.cat([pair[sign] for pair in whole])).abs().max() < 1e-3
+        pieces = list(predict_masks(backbone, window, cells, s.upsample, s.paper))
+    assert max(len(p.group) for p in pieces) == 3  # twice as many images: guidance
+    assert max(len(p.group) for p in whole) == 6
+    assert torch.cat([p.group.frames for p in pieces]).equal(torch.cat([p.group.frames for p in whole]))
+    for sign in ("plus", "minus"):
+        ours, theirs = (torch.cat([getattr(p, sign) for p in predictions]) for predictions in (pieces, whole))
+        assert (ours - theirs).abs().max() < 1e-3
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +111,7 @@ def svd(tmp_path_factory):
     return load_backbone(small("svd", tmp_path_factory.mktemp("svd")), device="cpu")
 
 
-@pytest.mark.parametrize(("strategy", "most"), [("direct", 0), ("reference", 0), ("reference", 1)])
+@pytest.mark.parametrize(("strategy", "most"), [("direct", 0), ("guided", 0), ("guided", 1)])
 def test_a_window_of_a_video_model_is_not_divided(svd, monkeypatch, strategy, most):
     """The UNet refuses all windows, or more than one: then a pass with guidance is too large."""
     frames = np.random.default_rng(0).integers(0, 256, (4, 64, 128, 3), dtype=np.uint8)
@@ -138,14 +140,14 @@ def test_what_has_no_pieces_is_refused_in_the_same_words(backbone, clip, setting
 
 def test_a_mask_that_is_not_in_every_frame_takes_no_more_memory(backbone, images):
     """The attention recorded of all steps and layers is not copied for it."""
-    s = Settings(upsample=UpsampleSettings(strategy="reference"), working_size=(96, 128)).resolve(backbone.model).upsample
+    s = Settings(upsample=UpsampleSettings(strategy="guided"), working_size=(96, 128)).resolve(backbone.model)
     latents = backbone.encode(images)
-    noise = backbone.noise(latents, 0, True).expand_as(latents)
+    window = NoisyWindow(latents, backbone.noise(latents, 0, True).expand_as(latents), None)
 
     def taken(frames):
         cells = torch.zeros(6, 12, 16, dtype=torch.long)
         cells[:frames, 4:8, 5:9] = 1
         cells[frames:, 4:8, 5:9] = 2
-        return peak(lambda: list(reference_pairs(backbone, latents, noise, cells, s)))
+        return peak(lambda: list(predict_masks(backbone, window, cells, s.upsample, s.paper)))
 
     assert taken(5) < 1.01 * taken(6)

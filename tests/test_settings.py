@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from vidseg_core import ContextSettings, FeatureSettings, InputError, RefineSettings, Settings, UpsampleSettings
+from vidseg_core import (
+    ContextSettings,
+    FeatureSettings,
+    InputError,
+    PaperSettings,
+    RefineSettings,
+    Settings,
+    UpsampleSettings,
+    reference_settings,
+)
 from vidseg_core.models.registry import MODELS, TINY
 
 ROOT = Path(__file__).parents[1]
@@ -18,11 +27,12 @@ def test_resolving_leaves_nothing_open():
     """Every None that differs by model is filled; what was given stays."""
     for model in MODELS.values():
         resolved = Settings(upsample=UpsampleSettings(strength=7.0)).resolve(model)
-        open_fields = [k for part in (resolved.features, resolved.upsample) for k, v in asdict(part).items() if v is None]
+        parts = (resolved.features, resolved.upsample, resolved.paper)
+        open_fields = [k for part in parts for k, v in asdict(part).items() if v is None]
         assert not open_fields and resolved.upsample.strength == 7.0 and resolved.features.blocks == model.blocks
 
 
-@pytest.mark.parametrize("settings", [Settings(), Settings.reference("tiny"), Settings(working_size=(96, 128)).resolve(TINY)])
+@pytest.mark.parametrize("settings", [Settings(), reference_settings("tiny"), Settings(working_size=(96, 128)).resolve(TINY)])
 def test_json_in_and_out(settings):
     assert Settings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
 
@@ -33,7 +43,7 @@ def test_settings_are_frozen():
 
 
 def test_the_reference_is_what_field_says():
-    s = Settings.reference("sd21-base")
+    s = reference_settings("sd21-base")
     assert (s.window, s.context.num_clusters, s.context.restarts, s.context.neighbours, s.context.max_context) == (
         14,
         20,
@@ -41,17 +51,17 @@ def test_the_reference_is_what_field_says():
         4,
         None,
     )
-    assert (s.upsample.steps, s.upsample.start_step, s.upsample.guidance, s.upsample.strength) == (25, 22, 5.0, 50.0)
+    p = s.paper
+    assert (p.steps, p.start_step, p.blend_until, p.guidance, s.upsample.strength) == (25, 22, 23, 5.0, 50.0)
     assert s.features.blocks == tuple(f"up_blocks.2.attentions.{n}" for n in range(3)) and s.features.timestep == 39
     assert s.features.match_blocks == ("up_blocks.2.attentions.1",) and s.features.combine == "mean"
     assert s.upsample.block == "up_blocks.2.attentions.1.transformer_blocks.0.attn2"
-    assert (s.context.naming, s.context.memory, s.refine.method) == ("clusters", "window", "tracks")
-    assert (s.upsample.damping, s.upsample.blur_size, s.upsample.blur_sigma) == (0.7, 5, 3.0)
-    assert (s.upsample.mask_blur, s.upsample.peak, s.upsample.separation, s.upsample.blend_until) == (0.0, 1.0, None, 23)
-    assert {Settings.reference(name).features.normalise for name in MODELS} == {"max"}
-    video = Settings.reference("svd").upsample
-    assert (video.start_step, video.blend_until, video.guidance, video.strength) == (17, 24, (1.0, 2.5), 50.0)
-    assert video.block == "up_blocks.2.attentions.2.transformer_blocks.0.attn1", "self-attention of output block 8"
+    assert (s.context.naming, s.context.memory, s.working_size) == ("clusters", "window", "clip")
+    assert {s.features.schedule, s.refine.method, s.upsample.strategy} == {"reference"}
+    assert {reference_settings(name).features.normalise for name in MODELS} == {"max"}
+    video = reference_settings("svd")
+    assert (video.paper.start_step, video.paper.blend_until, video.paper.guidance) == (17, 24, (1.0, 2.5))
+    assert video.upsample.block == "up_blocks.2.attentions.2.transformer_blocks.0.attn1", "self-attention of output block 8"
     assert (s.condition.prompt, s.condition.fps, s.condition.motion_bucket, s.condition.noise_augmentation) == (
         "",
         14,
@@ -73,13 +83,12 @@ def test_the_reference_is_what_field_says():
         (lambda: ContextSettings(max_context=79, memory="window"), "80 tokens"),
         (lambda: RefineSettings(majority=1.5), "majority is 1.5"),
         (lambda: UpsampleSettings(damping=-0.1), "damping is -0.1"),
-        (lambda: UpsampleSettings(blur_size=4), "odd"),
-        (lambda: UpsampleSettings(start_step=25), "start_step is 25"),
+        (lambda: PaperSettings(start_step=25), "start_step is 25"),
     ],
 )
 def test_senseless_values_are_refused(make, words):
     part = make()
-    name = {FeatureSettings: "features", ContextSettings: "context", RefineSettings: "refine"}.get(type(part), "upsample")
+    name = type(part).__name__.removesuffix("Settings").lower().replace("feature", "features")
     with pytest.raises(InputError, match=words):
         Settings(**{name: part})
 
@@ -87,6 +96,8 @@ def test_senseless_values_are_refused(make, words):
 def test_unknown_names_and_choices_are_refused():
     with pytest.raises(InputError, match=r"'clusters'.*num_clusters"):
         Settings.from_dict({"context": {"clusters": 3}})
+    with pytest.raises(InputError, match="frame"):
+        Settings.from_dict({"working_size": "frame"})
     with pytest.raises(InputError, match="median"):
         Settings.from_dict({"features": {"combine": "median"}})
     for data in ([1], {"window": "14"}, {"features": None}):

@@ -18,6 +18,7 @@ from vidseg_core.io.run import Job, run_job
 from vidseg_core.io.video import open_clip
 from vidseg_core.models.registry import MODELS, TINY
 from vidseg_core.models.weights import on_disk, resolve
+from vidseg_core.paper import reference_settings
 from vidseg_core.settings import Settings
 
 STAGES = ("features", "context", "refine", "upsample", "write")
@@ -90,7 +91,7 @@ def _settings(options: argparse.Namespace) -> Settings:
             raise InputError(f"{options.settings} cannot be read as settings ({error}): give a run.json") from error
         base = Settings.from_dict(data.get("settings", data) if isinstance(data, dict) else data)
     else:
-        base = Settings.reference(resolve(options.model)) if options.reference else Settings()
+        base = reference_settings(resolve(options.model)) if options.reference else Settings()
     if options.first_mask is not None and options.segments is None:
         base = replace(base, context=replace(base.context, num_segments=None))
     context = {"num_clusters": options.clusters, "num_segments": options.segments}
@@ -168,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--frames", default="0:", metavar="START:STOP", help="which frames, counted from 0 (default: all)")
     add("--stride", type=int, default=1, metavar="N", help="take every Nth frame")
     add("--size", metavar="WxH", help="working size (default: near the model's native one); results have the clip's size")
-    add("--strategy", choices=("direct", "reference"), help="how stage 4 runs (default: the model's)")
+    add("--strategy", choices=("direct", "guided", "reference"), help="how stage 4 runs (default: the model's)")
     add("--reference", action="store_true", help="all settings as the paper's code has them, quirks included")
     add("--settings", metavar="FILE", help="settings from a run.json; options given beside it prevail")
     add("--seed", type=int, metavar="N", help="the only source of randomness (default: 0)")

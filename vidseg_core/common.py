@@ -1,7 +1,14 @@
-"""What every module may use: the label of void, and the exception for a wrong input."""
+"""What every room needs: the exception for wrong input, and how label maps are written."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Integer, Shaped, UInt8
 
 VOID = 255
-"""Label of pixels that belong to no class."""
+"""Label of pixels and cells that belong to no class."""
+Frame = UInt8[np.ndarray, "H W 3"]
+Labels = Integer[np.ndarray, "H W"]
 
 
 class InputError(ValueError):
@@ -9,3 +16,9 @@ class InputError(ValueError):
 
     The command line prints the text alone and exits with status 2; every other exception is a fault of the program.
     """
+
+
+def enlarge(cells: Shaped[Any, "*n h w"], size: tuple[int, int]) -> Shaped[Any, "*n H W"]:
+    """Coarse maps at `size` = (H, W), nearest neighbour: every pixel shows the cell that its centre lies in. NumPy or torch."""
+    rows, columns = ((2 * np.arange(n) + 1) * c // (2 * n) for n, c in zip(size, cells.shape[-2:], strict=True))
+    return cells[..., rows[:, None], columns]

@@ -5,21 +5,22 @@ then labels every frame, and after each window the context becomes that window, 
 section 3.2). Clusters get class names from the mask of the first frame (the paper's protocol) or stay anonymous segments.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vidseg_core.common import VOID, InputError
+from vidseg_core.common import VOID, InputError, enlarge
 from vidseg_core.settings import ContextSettings
 
 ROWS = 2048
 """Tokens compared at once by k-NN; bounds the distance matrix."""
 SAME = 1e-6
 """Squared distance below which two tokens are the same one, but for rounding."""
+MAX_ITERATIONS = 100
+"""Of Lloyd's algorithm; on the sample clips all runs converge earlier."""
 TOLERANCE = 1e-4
 """K-means stops when the centroids move less than this times the mean variance of the channels, as scikit-learn's does."""
 
@@ -47,16 +48,16 @@ def kmeans(tokens: Float[Tensor, "n d"], settings: ContextSettings, seed: int = 
     generator, best = torch.Generator().manual_seed(seed), None
     for _ in range(settings.restarts):
         start = _plus_plus(tokens, settings.num_clusters, generator)
-        found = lloyd(tokens, start, settings.max_iterations)
+        found = lloyd(tokens, start)
         if best is None or found.inertia < best.inertia:
             best = found
     return best
 
 
-def lloyd(tokens: Float[Tensor, "n d"], centroids: Float[Tensor, "K d"], max_iterations: int) -> Clusters:
+def lloyd(tokens: Float[Tensor, "n d"], centroids: Float[Tensor, "K d"]) -> Clusters:
     """Assign and average until the centroids rest; a cluster that empties restarts at the worst-fitted token."""
     enough = TOLERANCE * tokens.var(0).mean()
-    for _ in range(max_iterations):
+    for _ in range(MAX_ITERATIONS):
         distance, labels = _squared(tokens, centroids).min(1)
         # a product with one-hot rows, not index_add: the latter sums in random order on a GPU
         members = torch.nn.functional.one_hot(labels, len(centroids)).to(tokens.dtype)
@@ -99,56 +100,36 @@ def nearest_references(
     return torch.cat([p.values for p in parts]), torch.cat([p.indices for p in parts])
 
 
+@dataclass(frozen=True)
 class SceneContext:
-    """The remembered tokens [m, d] and their labels [m]: a k-NN classifier (Cover & Hart 1967) that moves along with the clip.
+    """The remembered tokens [m, d] and their labels [m]: a k-NN classifier (Cover & Hart 1967) that moves along with the clip,
+    by `after`. The first `anchored` tokens are what the clip began with and stay."""
 
-    The first `anchored` tokens are what the clip began with and stay. `tail`: (match features, refined labels) of the last
-    frames, which vote on the next window's first; the pipeline sets it.
-    """
+    tokens: Float[Tensor, "m d"] = field(repr=False)
+    labels: Int[Tensor, " m"] = field(repr=False)
+    anchored: int
+    settings: ContextSettings
+    seed: int = 0
 
-    def __init__(self, settings: ContextSettings, seed: int = 0):
-        self.settings, self.seed = settings, seed
-        self.tokens: Tensor | None = None
-        self.labels: Tensor | None = None
-        self.anchored = 0
-        self.tail: tuple[Tensor, Tensor] | None = None
-
-    def open(self, tokens: Float[Tensor, "n d"], labels: Int[Tensor, " n"]) -> None:
+    @classmethod
+    def begin(
+        cls, tokens: Float[Tensor, "n d"], labels: Int[Tensor, " n"], settings: ContextSettings, seed: int = 0
+    ) -> "SceneContext":
         """What the clip begins with; with memory="anchored" these tokens, at most half of `max_context`, stay."""
-        limit, anchored = self.settings.max_context, self.settings.memory == "anchored"
-        self.tokens, self.labels = self._draw(tokens, labels, limit // 2 if anchored and limit else limit)
-        self.anchored = len(self.tokens) if anchored else 0
+        limit, anchored = settings.max_context, settings.memory == "anchored"
+        kept = stratified_draw(labels, limit // 2 if anchored and limit else limit, settings.neighbours, seed)
+        return cls(tokens[kept], labels[kept], len(kept) if anchored else 0, settings, seed)
 
-    def update(self, features: Float[Tensor, "f h w d"], labels: Int[Tensor, "f h w"]) -> None:
-        """The context becomes these tokens, beside the anchored ones and then as many as those, so that neither outvotes the
-        other. Above that number, or `max_context`, a draw in proportion to each label's share."""
-        limit = self.settings.max_context
+    def after(self, features: Float[Tensor, "f h w d"], labels: Int[Tensor, "f h w"]) -> "SceneContext":
+        """The context behind this window: its tokens, beside the anchored ones and then as many as those, so that neither
+        outvotes the other. Above that number, or `max_context`, a draw in proportion to each label's share."""
+        s, limit = self.settings, self.settings.max_context
         if self.anchored:  # but room for k of each label
-            limit = max(self.anchored, self.settings.num_clusters * self.settings.neighbours)
-        tokens, labels = self._draw(features.flatten(0, 2), labels.flatten(), limit)
-        if self.anchored:
-            tokens = torch.cat([self.tokens[: self.anchored], tokens])
-            labels = torch.cat([self.labels[: self.anchored], labels])
-        self.tokens, self.labels = tokens, labels
-
-    def state(self) -> dict[str, np.ndarray]:
-        """All that the next window needs, as plain arrays; `restore` is the inverse."""
-        match, labels = self.tail or (self.tokens[:0], self.labels[:0])
-        arrays = {"tokens": self.tokens, "labels": self.labels, "tail_match": match, "tail_labels": labels}
-        return {name: a.cpu().numpy() for name, a in arrays.items()} | {"anchored": np.array(self.anchored)}
-
-    def restore(self, state: Mapping[str, np.ndarray], device: torch.device | str = "cpu") -> None:
-        """Become the context that `state` describes; KeyError if part of it is missing."""
-        parts = [torch.from_numpy(state[name]).to(device) for name in ("tokens", "labels", "tail_match", "tail_labels")]
-        self.tokens, self.labels, match, labels = parts
-        self.tail = (match, labels) if len(match) else None
-        self.anchored = int(state["anchored"])
-
-    def _draw(self, tokens: Tensor, labels: Tensor, limit: int | None) -> tuple[Tensor, Tensor]:
-        if limit is None or len(tokens) <= limit:
-            return tokens, labels
-        kept = stratified_draw(labels, limit, self.settings.neighbours, self.seed)
-        return tokens[kept], labels[kept]
+            limit = max(self.anchored, s.num_clusters * s.neighbours)
+        tokens, labels = features.flatten(0, 2), labels.flatten()
+        kept = stratified_draw(labels, limit, s.neighbours, self.seed)
+        tokens = torch.cat([self.tokens[: self.anchored], tokens[kept]])
+        return replace(self, tokens=tokens, labels=torch.cat([self.labels[: self.anchored], labels[kept]]))
 
     def predict(self, features: Float[Tensor, "f h w d"]) -> Int[Tensor, "f h w"]:
         """The label with the most votes of the k nearest remembered tokens; of equal sums the smallest, as in scikit-learn.
@@ -163,8 +144,11 @@ class SceneContext:
         return values[votes.sum(1).argmax(1)].reshape(features.shape[:3])
 
 
-def stratified_draw(labels: Int[Tensor, " n"], count: int, least: int, seed: int) -> Int[Tensor, " m"]:
-    """Indices of `count` tokens, each label in proportion to its size but with at least `least` (or all) of its tokens."""
+def stratified_draw(labels: Int[Tensor, " n"], count: int | None, least: int, seed: int) -> Int[Tensor, " m"]:
+    """Indices of `count` tokens, each label in proportion to its size but with at least `least` (or all) of its tokens; of all
+    tokens if there are no more, or `count` is None."""
+    if count is None or len(labels) <= count:
+        return torch.arange(len(labels), device=labels.device)
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=generator).to(labels.device)
     order = order[labels[order].sort(stable=True).indices]  # grouped by label, shuffled within
@@ -176,12 +160,11 @@ def stratified_draw(labels: Int[Tensor, " n"], count: int, least: int, seed: int
 
 
 def name_clusters(labels: Int[Tensor, "h w"], mask: Int[np.ndarray, "H W"], num_clusters: int) -> Int[Tensor, " K"]:
-    """Class of each cluster: the majority of the first frame's mask under its cells (the paper's protocol).
+    """Class of each cluster: the majority of the first frame's mask under its cells.
 
     Void pixels (255) do not vote; a cluster that lies on void alone, or is not in the first frame, is void.
     """
-    rows, columns = (torch.arange(n) * cells // n for n, cells in zip(mask.shape, labels.shape, strict=True))
-    clusters = labels.cpu()[rows][:, columns].numpy().ravel()
+    clusters = enlarge(labels.cpu().numpy(), mask.shape).ravel()
     votes = np.bincount(clusters * 256 + mask.ravel(), minlength=num_clusters * 256).reshape(num_clusters, 256)
     votes[:, VOID] = 0
     classes = np.where(votes.any(1), votes.argmax(1), VOID)

@@ -4,14 +4,14 @@ The queries of spatial self-attention in the middle of the UNet's decoder, read 
 noise level, describe what each cell belongs to (VidSeg, section 3.1; the choice of layer follows the paper's code).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
-from torch.nn import functional as F
 
+from vidseg_core import paper
 from vidseg_core.models.backbone import Backbone, Condition
 from vidseg_core.settings import Settings
 
@@ -26,33 +26,30 @@ class Features:
     match: Float[Tensor, "f h w e"]
 
 
-def extract_features(
-    backbone: Backbone,
-    images: Float[Tensor, "f 3 H W"],
-    settings: Settings,
-    progress: Callable[[float], None] = lambda frames: None,
-) -> Features:
-    """Queries of the feature blocks for RGB frames in [-1, 1] at the working size (multiples of `backbone.multiple`).
+def working_images(backbone: Backbone, frames: UInt8[np.ndarray, "f H W 3"], settings: Settings) -> Float[Tensor, "f 3 h w"]:
+    """Frames as the stages take them: RGB in [-1, 1] at the working size, multiples of `backbone.multiple`."""
+    size = settings.working_size or backbone.working_size(*frames.shape[1:3])
+    return backbone.images(frames, paper.working_size(*frames.shape[1:3]) if size == "clip" else size)
 
-    `settings` must be resolved. Frames pass in chunks, and the draw of noise does not depend on the size of a chunk;
-    `progress` is told how many frames each chunk finished.
+
+def extract_features(backbone: Backbone, images: Float[Tensor, "f 3 H W"], settings: Settings) -> Features:
+    """Queries of the feature blocks for the frames of one window, as `working_images` gives them.
+
+    `settings` must be resolved. Frames pass in chunks, and the draw of noise does not depend on the size of a chunk.
     """
     s = settings.features
-    if s.padding:
-        images = F.pad(images, (s.padding,) * 4, mode="reflect")
-    latents = backbone.encode(images)
+    latents = backbone.encode(images, settings.seed if s.schedule == "reference" else None)
     condition = backbone.condition(images, settings.condition, settings.seed)
     noises = [backbone.noise(latents, settings.seed + n, s.noise == "shared").expand_as(latents) for n in range(s.ensemble)]
 
     def chunk(part: slice) -> tuple[Tensor, Tensor]:
         queries = [_queries(backbone, latents[part], noise[part], condition, settings) for noise in noises]
-        progress(len(latents[part]))
         return tuple(sum(q[n] for q in queries) / len(queries) for n in range(2))
 
-    chunks = backbone.in_pieces(len(latents), s.chunk, chunk)
+    chunks = backbone.in_pieces(len(latents), len(latents), s.chunk, chunk)
     context, match = (torch.cat(maps) for maps in zip(*chunks, strict=True))
-    context = normalise(context, s.normalise)
-    return Features(append_position(context, s.position), normalise(match, s.normalise))
+    context = append_position(normalise(context, s.normalise), s.position)
+    return Features(context, normalise(match, s.normalise))
 
 
 def normalise(features: Float[Tensor, "*n d"], how: str) -> Float[Tensor, "*n d"]:
@@ -76,42 +73,24 @@ def append_position(features: Float[Tensor, "f h w d"], weight: float) -> Float[
 def _queries(
     backbone: Backbone, latents: Tensor, noise: Tensor, condition: Condition, settings: Settings
 ) -> tuple[Tensor, Tensor]:
-    """Context and match queries [f, h, w, d] of one noising of the frames, border cropped, not normalised."""
+    """Context and match queries [f, h, w, d] of one noising of the frames, not normalised."""
     s = settings.features
     paths = tuple(block + QUERY for block in dict.fromkeys(s.blocks + s.match_blocks))
     with backbone.tap(paths) as taps:
         if s.schedule == "direct":
             backbone.denoise(latents + backbone.sigma(s.timestep) * noise, s.timestep, condition=condition)
         else:
-            guided_descent(backbone, latents, noise, condition, settings)
-    grid = {path: _grid(taps[path][-len(latents) :], latents, s.padding // backbone.codec.factor) for path in paths}
-    return tuple(_combine([grid[block + QUERY] for block in blocks], s.combine) for blocks in (s.blocks, s.match_blocks))
+            paper.guided_descent(backbone, latents, noise, condition, settings.paper)
+    maps = {path: _grid(taps[path][-len(latents) :], latents) for path in paths}
+    return tuple(_combine([maps[block + QUERY] for block in blocks], s.combine) for blocks in (s.blocks, s.match_blocks))
 
 
-def _grid(tokens: Tensor, latents: Tensor, border: int) -> Tensor:
-    """[f, n, d] tokens as a map [f, h, w, d], without the cells that lie over the padding (`border` in latent cells)."""
+def _grid(tokens: Float[Tensor, "f n d"], latents: Float[Tensor, "f c H W"]) -> Float[Tensor, "f h w d"]:
+    """Tokens of a layer as a map, whose cells are squares of latent cells."""
     height, width = latents.shape[-2:]
     stride = round((height * width / tokens.shape[1]) ** 0.5)
-    cells = tokens.unflatten(1, (height // stride, width // stride)).float()
-    cut = border // stride
-    return cells[:, cut : cells.shape[1] - cut, cut : cells.shape[2] - cut]
+    return tokens.unflatten(1, (height // stride, width // stride)).float()
 
 
 def _combine(maps: list[Tensor], how: str) -> Tensor:
     return torch.cat(maps, dim=-1) if how == "concat" else torch.stack(maps).mean(0)
-
-
-def guided_descent(backbone: Backbone, latents: Tensor, noise: Tensor, condition: Condition, settings: Settings) -> Tensor:
-    """The paper's schedule (FIELD): noise at step `start_step`, Euler steps with guidance to the end; the last pass is
-    the one whose activations remain tapped. Returns the final latents."""
-    s = settings.upsample
-    timesteps, sigmas = backbone.schedule(s.steps)
-    x = latents + sigmas[s.start_step] * noise
-    for step in range(s.start_step, s.steps):
-        x = euler_step(x, backbone.denoise(x, timesteps[step], s.scale, condition), sigmas[step], sigmas[step + 1])
-    return x
-
-
-def euler_step(x: Tensor, clean: Tensor, sigma: float, next_sigma: float) -> Tensor:
-    """From noise level sigma to the next along dx/dsigma = (x - clean) / sigma (Karras et al. 2022, algorithm 1)."""
-    return x + (x - clean) / sigma * (next_sigma - sigma)

@@ -1,4 +1,4 @@
-"""What the first window settles for the whole clip: the clusters, what they are called, and which of them are one segment."""
+"""What a clip's labels are called, and the state between its windows."""
 
 import json
 from collections.abc import Mapping
@@ -6,21 +6,26 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from jaxtyping import Integer
+from jaxtyping import Int, Integer
 from torch import Tensor
 
-from vidseg_core.common import InputError
-from vidseg_core.context import VOID, SceneContext, cut_merges, kmeans, merge_order, name_cells, name_clusters
-from vidseg_core.correspondence import Refined, refine
+from vidseg_core import paper
+from vidseg_core.common import VOID, InputError
+from vidseg_core.context import SceneContext, cut_merges, kmeans, merge_order, name_cells
+from vidseg_core.correspondence import Overlap, Refined
 from vidseg_core.features import Features
-from vidseg_core.settings import RefineSettings, Settings
+from vidseg_core.settings import Settings
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What the first window settles for the whole clip. `segment` [256]: the number that stands in the results for each number
-    that `context` predicts (clusters or classes; void stays void); `names` of those numbers; `merges`: the order in which
-    clusters merge, in label-free runs."""
+    """All that one window hands on to the next, and what the first one settled for the whole clip. It never changes: behind
+    each window stands a new one (`after`).
+
+    `context`: what is remembered. `overlap`: the last `reach` frames, which vote on the next window's first. `frames`: how many
+    it has seen. `segment` [256]: the number that stands in the results for each number that `context` predicts (clusters or
+    classes; void stays void); `names` of those numbers; `merges`: the order in which clusters merge, in label-free runs;
+    `given`: the names that the user gave; `lost`: classes of the mask without a cell (or cluster) of their own."""
 
     context: SceneContext
     segment: Integer[np.ndarray, "256"]
@@ -28,6 +33,25 @@ class Scene:
     merges: Integer[np.ndarray, "merges 2"] | None
     given: dict[int, str] = field(default_factory=dict)
     lost: tuple[int, ...] = ()
+    reach: int = 0
+    overlap: Overlap | None = None
+    frames: int = 0
+
+    def predict(self, features: Features) -> Int[Tensor, "f h w"]:
+        """Stage 2 for one window: the coarse labels of its cells, as the context knows them (`named` translates)."""
+        return self.context.predict(features.context)
+
+    def after(self, features: Features, refined: Refined) -> "Scene":
+        """The scene behind a window: the window has become the context, and its last `reach` frames the overlap."""
+        labels = refined.labels
+        last = slice(max(0, len(labels) - self.reach), None)
+        overlap = Overlap(features.match[last].clone(), labels[last].clone())  # clones, or the whole window stays in memory
+        context = self.context.after(features.context, labels)
+        return replace(self, context=context, overlap=overlap, frames=self.frames + len(labels))
+
+    def named(self, labels: Int[Tensor, "f h w"]) -> Int[Tensor, "f h w"]:
+        """The numbers that stand in the results for labels of `predict` or `refine`."""
+        return torch.from_numpy(self.segment).to(labels.device)[labels]
 
     def cut(self, num_segments: int | None) -> "Scene":
         """This scene with its clusters merged to so many segments (None: none merged), those of equal given name joined."""
@@ -43,63 +67,64 @@ class Scene:
             names[owner] = self.given[number]
         return replace(self, segment=segment, names={n: names[n] for n in np.unique(segment).tolist()})
 
-    def refine(self, features: Features, coarse: Integer[Tensor, "f h w"], settings: RefineSettings) -> Refined:
-        """Stage 3 on a window with what the last one handed on; then this window becomes part of the context."""
-        refined = refine(features.match, coarse, settings, self.context.tail)
-        self.context.update(features.context, refined.labels)
-        last = slice(max(0, len(coarse) - settings.reach), None)
-        self.context.tail = features.match[last], refined.labels[last]
-        return refined
-
     def state(self) -> dict[str, np.ndarray]:
         """All of it as plain arrays, for `np.savez`: what `VidSeg.stream` goes on from, bit for bit, after a window."""
         words = {"names": sorted(self.names.items()), "given": sorted(self.given.items()), "lost": self.lost}
+        arrays = {"tokens": self.context.tokens, "labels": self.context.labels}
+        if self.overlap is not None:
+            arrays |= {"overlap_match": self.overlap.match, "overlap_labels": self.overlap.labels}
+        numbers = {"anchored": np.array(self.context.anchored), "frames": np.array(self.frames), "segment": self.segment}
         merges = {} if self.merges is None else {"merges": self.merges}
-        return {**self.context.state(), **merges, "segment": self.segment, "words": np.array(json.dumps(words))}
+        return {**{k: a.cpu().numpy() for k, a in arrays.items()}, **numbers, **merges, "words": np.array(json.dumps(words))}
 
     @classmethod
     def from_state(cls, state: Mapping[str, np.ndarray], settings: Settings, device: torch.device | str = "cpu") -> "Scene":
         """The inverse of `state`, under the settings of the run that it comes from. Raises InputError for other arrays."""
-        context = SceneContext(settings.context, settings.seed)
+        arrays = {k: torch.from_numpy(a).to(device) for k, a in state.items() if k in ("tokens", "labels") or "overlap" in k}
         try:
-            context.restore(state, device)
-            words, segment = json.loads(str(state["words"])), state["segment"]
+            context = SceneContext(arrays["tokens"], arrays["labels"], int(state["anchored"]), settings.context, settings.seed)
+            words, frames = json.loads(str(state["words"])), int(state["frames"])
+            overlap = Overlap(arrays["overlap_match"], arrays["overlap_labels"]) if "overlap_match" in state else None
+            return cls(context, state["segment"], dict(words["names"]), state.get("merges"), dict(words["given"]),
+                       tuple(words["lost"]), settings.refine.reach, overlap, frames)  # fmt: skip
         except KeyError as error:
             raise InputError(f"the saved scene lacks {error}: it is damaged or of another version, so start anew") from error
-        named = dict(words["names"]), state.get("merges"), dict(words["given"]), tuple(words["lost"])
-        return cls(context, segment, *named)
 
 
-def open_scene(features: Features, settings: Settings, first_mask: np.ndarray | None, names: dict[int, str] | None) -> Scene:
+def open_scene(
+    features: Features, settings: Settings, first_mask: Integer[np.ndarray, "H W"] | None, names: dict[int, str] | None
+) -> Scene:
     """Fill the context: with frame 0 and its classes if there is a mask, as the paper does; else with the clusters of the whole
-    first window, lest those that are not in frame 0 vanish."""
-    context = SceneContext(settings.context, settings.seed)
+    first window, lest those that are not in frame 0 vanish. Raises InputError for a name of what is not there."""
     if first_mask is not None:
-        return _named_scene(context, features, settings, first_mask, names or {})
-    clusters = kmeans(features.context.flatten(0, 2), settings.context, settings.seed)
-    context.open(features.context.flatten(0, 2), clusters.labels)
+        return _named_scene(features, settings, first_mask, names or {})
+    tokens = features.context.flatten(0, 2)
+    clusters = kmeans(tokens, settings.context, settings.seed)
+    context = SceneContext.begin(tokens, clusters.labels, settings.context, settings.seed)
     merges, names = merge_order(clusters), names or {}
-    scene = Scene(context, _lookup(np.arange(VOID)), {}, merges).cut(settings.context.num_segments)
+    scene = Scene(context, _lookup(np.arange(VOID)), {}, merges, reach=settings.refine.reach)
+    scene = scene.cut(settings.context.num_segments)
     if unknown := sorted(set(names) - set(scene.names)):
         raise InputError(f"there is a name for segment {unknown[0]}, but this run makes {sorted(set(scene.names) - {VOID})}")
     return replace(scene, given=names).cut(settings.context.num_segments)
 
 
-def _named_scene(context: SceneContext, features: Features, settings: Settings, mask: np.ndarray, names: dict) -> Scene:
+def _named_scene(features: Features, settings: Settings, mask: np.ndarray, names: dict[int, str]) -> Scene:
     """The scene that a first-frame mask describes; what lies on void alone stays void."""
     s, first = settings.context, features.context[0]
     if s.naming == "cells":
         classes = name_cells(mask, first.shape[:2]).to(first.device)
     else:
         labels = kmeans(features.context.flatten(0, 2), s, settings.seed).labels.reshape(features.context.shape[:3])
-        classes = name_clusters(labels[0], mask, s.num_clusters)[labels[0]]
-    context.open(first.flatten(0, 1), classes.flatten())
+        classes = paper.name_clusters(labels[0], mask, s.num_clusters)[labels[0]]
+    context = SceneContext.begin(first.flatten(0, 1), classes.flatten(), s, settings.seed)
     named = [int(c) for c in np.unique(mask) if c != VOID]
     called = {n: names.get(n, f"class {n}") for n in named} | {VOID: "void"}
-    return Scene(context, _lookup(np.arange(VOID)), called, None, lost=tuple(n for n in named if n not in classes))
+    lost = tuple(n for n in named if n not in classes)
+    return Scene(context, _lookup(np.arange(VOID)), called, None, names, lost, settings.refine.reach)
 
 
-def check_mask(mask: np.ndarray, size: tuple[int, int], settings: Settings) -> np.ndarray:
+def check_mask(mask: np.ndarray, size: tuple[int, int], settings: Settings) -> Integer[np.ndarray, "H W"]:
     """A first-frame mask as int64, or InputError if it does not fit the frames (`size` = (H, W)) or the settings."""
     if mask.shape != tuple(size):
         raise InputError(f"the first-frame mask is {mask.shape}, the frames are {tuple(size)}: resize it (nearest neighbour)")
@@ -110,6 +135,8 @@ def check_mask(mask: np.ndarray, size: tuple[int, int], settings: Settings) -> n
     classes, clusters = np.setdiff1d(mask, [VOID]), settings.context.num_clusters
     if not len(classes):
         raise InputError("the first-frame mask is void everywhere: draw at least one class")
+    if set(np.unique(mask)) == {0, VOID}:
+        raise InputError("the first-frame mask has class 0 and void (255) only: in a black-and-white mask, save the white as 1")
     if settings.context.naming == "clusters" and len(classes) > clusters:
         raise InputError(
             f"the first-frame mask has {len(classes)} classes, but only {clusters} clusters are to be named: raise num_clusters"
@@ -119,12 +146,6 @@ def check_mask(mask: np.ndarray, size: tuple[int, int], settings: Settings) -> n
             "num_segments is for label-free runs: with a first-frame mask its classes are the segments, so leave it out"
         )
     return mask.astype(np.int64)
-
-
-def check_drawn(mask: np.ndarray) -> None:
-    """Raises InputError for a black-and-white mask, which somebody drew; in a data set it is a mask like others."""
-    if set(np.unique(mask)) == {0, VOID}:
-        raise InputError("the first-frame mask has class 0 and void (255) only: in a black-and-white mask, save the white as 1")
 
 
 def _lookup(segment: np.ndarray) -> np.ndarray:

@@ -3,78 +3,63 @@
 Add a constant +lambda, then -lambda, to an attention output inside coarse masks: the two predictions of the model differ
 where the model's own later layers believe a mask to be, at the resolution of the image (VidSeg, section 3.4, after
 EmerDiff, Namekata et al. 2024). The mask with the largest normalised difference takes the pixel. `modulation` runs the
-network; here the responses become labels.
+network; here its responses become labels.
 """
 
-import io
 import math
-from collections.abc import Callable
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Integer, UInt8
-from PIL import Image
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 from torch.nn import functional as F
 
+from vidseg_core import paper
+from vidseg_core.common import enlarge
 from vidseg_core.models.backbone import Backbone
-from vidseg_core.modulation import direct_pairs, reference_pairs
+from vidseg_core.modulation import NoisyWindow, Prediction, predict_masks
 from vidseg_core.settings import Settings, UpsampleSettings
 
+BLUR_SIZE, BLUR_SIGMA = 5, 3.0
+"""The Gaussian on a response map, in pixels across and its standard deviation, as the paper has it."""
 SILENT = 1e-6
 """Largest response (RGB in [-1, 1]) at or below which a mask counts as not having responded."""
 
 
 def upsample(
-    backbone: Backbone,
-    images: Float[Tensor, "f 3 H W"],
-    refined: Integer[Tensor, "f h w"],
-    size: tuple[int, int],
+    backbone: Backbone, images: Float[Tensor, "f 3 H W"], cells: Integer[Tensor, "f h w"], size: tuple[int, int],
     settings: Settings,
-    progress: Callable[[float], None] = lambda frames: None,
-) -> Int[Tensor, "f height width"]:
-    """Labels at `size` = (height, width) of the input frames, int16, for frames given in [-1, 1] at the working size.
+) -> Int[Tensor, "f height width"]:  # fmt: skip
+    """Labels at `size` = (height, width) of the frames, int16, for the labels of cells; `images` as from `working_images`.
 
     A running maximum over responses: memory does not grow with their number. A mask takes part in a frame only if it has a
     cell there, and wins nothing unless it responds; where none does, the nearest coarse label stays.
     """
     s = settings.upsample
-    labels = nearest(refined, size)
-    best = torch.zeros(labels.shape, device=refined.device)
-    latents = backbone.encode(images)
+    labels = enlarge(cells, size).to(torch.int16)
+    best = torch.zeros(labels.shape, device=cells.device)
+    latents = backbone.encode(images, settings.seed if s.strategy == "reference" else None)
     noise = backbone.noise(latents, settings.seed, settings.features.noise == "shared").expand_as(latents)
-    condition = backbone.condition(images, settings.condition, settings.seed)
-    pairs = direct_pairs if s.strategy == "direct" else reference_pairs
-    for group, plus, minus in pairs(backbone, latents, noise, refined, s, condition):
-        scores = score(response(backbone, plus, minus, s), group.masks, group.owners, s)
+    window = NoisyWindow(latents, noise, backbone.condition(images, settings.condition, settings.seed))
+    if s.strategy == "direct":
+        predictions = predict_masks(backbone, window, cells, s)
+    else:
+        predictions = paper.predict_masks(backbone, window, cells, s, settings.paper)
+    for prediction in predictions:
+        group = prediction.group
+        scores = paper.score(backbone, prediction, size) if s.strategy == "reference" else score(backbone, prediction, s)
         for frame, owner, map_ in zip(group.frames.tolist(), group.owners, scores, strict=True):
             claim(labels[frame], best[frame], owner, map_)
-        progress(float(group.share.sum()))
     return labels
 
 
-def response(
-    backbone: Backbone, plus: Float[Tensor, "n c h w"], minus: Float[Tensor, "n c h w"], settings: UpsampleSettings
-) -> Float[Tensor, "n H W"]:
-    """Euclidean RGB distance of the two decoded predictions, per pixel."""
-    if settings.response == "float":
-        return torch.linalg.vector_norm(backbone.decode_difference(plus, minus), dim=1)
-    pictures = [
-        (backbone.decode(z).clamp(-1, 1) * 127.5 + 127.5).byte().permute(0, 2, 3, 1).cpu().numpy() for z in (plus, minus)
-    ]
-    return torch.stack([torch.from_numpy(wrapped_distance(a, b)) for a, b in zip(*pictures, strict=True)]).to(plus.device)
+def score(backbone: Backbone, prediction: Prediction, settings: UpsampleSettings) -> Float[Tensor, "n H W"]:
+    """Scores in [0, 1] at the working size, of the Euclidean RGB distance between the two decoded predictions."""
+    difference = backbone.decode_difference(prediction.plus, prediction.minus)
+    group = prediction.group
+    return score_responses(torch.linalg.vector_norm(difference, dim=1), group.masks, group.owners, settings)
 
 
-def wrapped_distance(plus: UInt8[np.ndarray, "H W 3"], minus: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W"]:
-    """What the paper's code makes of it (FIELD): differences and squares in uint8, which wrap around, kept as an 8-bit JPEG."""
-    wrapped = (plus - minus) ** 2
-    distance = np.sqrt(wrapped.sum(-1).astype(np.float32)).clip(0, 255).astype(np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(distance).save(file, format="jpeg")
-    return np.asarray(Image.open(file)).astype(np.float32)
-
-
-def score(
+def score_responses(
     responses: Float[Tensor, "n H W"],
     masks: Bool[Tensor, "n h w"],
     owners: Integer[Tensor, "n h w"],
@@ -85,11 +70,11 @@ def score(
     `masks` is true on the cells that were modulated; `owners` says to which mask a cell's response is given, with coloured
     modulation the nearest of those that were modulated together.
     """
-    blurred = gaussian_blur(responses, settings.blur_size, settings.blur_sigma)
+    blurred = gaussian_blur(responses, BLUR_SIZE, BLUR_SIGMA)
     size = tuple(blurred.shape[1:])
-    peaks = torch.stack([_peaks(*pair, settings.peak) for pair in zip(blurred, nearest(owners, size), strict=True)])
+    peaks = torch.stack([_peaks(*pair, settings.peak) for pair in zip(blurred, enlarge(owners, size), strict=True)])
     scaled = torch.where(peaks > SILENT, (blurred / peaks.clamp(min=SILENT)).clamp(max=1), 0)
-    inside = enlarge(masks.float(), size, settings.mask_filter)
+    inside = F.interpolate(masks[:, None].float(), size=size, mode="bilinear", align_corners=False)[:, 0]
     if settings.mask_blur:
         sigma = settings.mask_blur * size[0] / masks.shape[1]
         inside = gaussian_blur(inside, 2 * math.ceil(2 * sigma) + 1, sigma)
@@ -115,13 +100,8 @@ def claim(
     if scores.shape != best.shape:
         scores = F.interpolate(scores[None, None], size=best.shape, mode="bilinear", align_corners=False)[0, 0]
     wins = scores > best
-    labels[wins] = nearest(owner[None], tuple(best.shape))[0][wins]
+    labels[wins] = enlarge(owner, tuple(best.shape))[wins].to(labels.dtype)
     torch.maximum(best, scores, out=best)
-
-
-def nearest(cells: Integer[Tensor, "n h w"], size: tuple[int, int]) -> Int[Tensor, "n H W"]:
-    """Label maps at pixel resolution, int16."""
-    return F.interpolate(cells[:, None].float(), size=size, mode="nearest-exact")[:, 0].to(torch.int16)
 
 
 def gaussian_blur(maps: Float[Tensor, "n H W"], size: int, sigma: float) -> Float[Tensor, "n H W"]:
@@ -131,11 +111,3 @@ def gaussian_blur(maps: Float[Tensor, "n H W"], size: int, sigma: float) -> Floa
     kernel = (kernel / kernel.sum()).to(maps.dtype)
     padded = F.pad(maps[:, None], (half,) * 4, mode="reflect")
     return F.conv2d(F.conv2d(padded, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))[:, 0]
-
-
-def enlarge(masks: Float[Tensor, "n h w"], size: tuple[int, int], how: str) -> Float[Tensor, "n H W"]:
-    """Masks at pixel resolution, bilinear or Lanczos (which overshoots 0..1 by some percent)."""
-    if how == "bilinear":
-        return F.interpolate(masks[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
-    pictures = [Image.fromarray(m.cpu().numpy()).resize(size[::-1], Image.Resampling.LANCZOS) for m in masks]
-    return torch.stack([torch.from_numpy(np.array(p)) for p in pictures]).to(masks.device)

@@ -18,9 +18,9 @@ def _check_counts(settings: Any) -> None:
     positive = {
         "features.ensemble": settings.features.ensemble, "features.chunk": settings.features.chunk,
         "context.num_clusters": settings.context.num_clusters, "context.restarts": settings.context.restarts,
-        "context.max_iterations": settings.context.max_iterations, "context.neighbours": settings.context.neighbours,
+        "context.neighbours": settings.context.neighbours,
         "context.max_context": settings.context.max_context, "context.num_segments": settings.context.num_segments,
-        "upsample.chunk": settings.upsample.chunk, "upsample.steps": settings.upsample.steps, "window": settings.window,
+        "upsample.chunk": settings.upsample.chunk, "paper.steps": settings.paper.steps, "window": settings.window,
     }  # fmt: skip
     for name, value in positive.items():
         if value is not None and value < 1:
@@ -62,10 +62,8 @@ def _check_ranges(settings: Any) -> None:
     for name, value in {**shares, "refine.majority": settings.refine.majority}.items():
         if not 0 <= value <= 1:
             raise InputError(f"{name} is {value}; it is a share between 0 and 1")
-    if settings.upsample.blur_size % 2 == 0 or settings.upsample.blur_sigma <= 0:
-        raise InputError("upsample.blur_size must be odd and blur_sigma above 0; 1 switches the blur off")
-    if not 0 <= (settings.upsample.start_step or 0) < settings.upsample.steps:
-        raise InputError(f"upsample.start_step is {settings.upsample.start_step}; give one of 0..{settings.upsample.steps - 1}")
+    if not 0 <= (settings.paper.start_step or 0) < settings.paper.steps:
+        raise InputError(f"paper.start_step is {settings.paper.start_step}; give one of 0..{settings.paper.steps - 1}")
 
 
 def _check_choices(part: Any) -> None:
@@ -73,5 +71,5 @@ def _check_choices(part: Any) -> None:
         for kind in (hint, *get_args(hint)):
             choices = get_args(kind) if getattr(kind, "__origin__", None) is Literal else ()
             value = getattr(part, name)
-            if choices and value is not None and value not in choices:
+            if choices and not (value is None or isinstance(value, tuple) or value in choices):
                 raise InputError(f"{name}={value!r} is not a choice; take one of {', '.join(map(repr, choices))}")

@@ -39,7 +39,7 @@ def backbone(request):
     return true_backbone(request.param)
 
 
-@pytest.mark.parametrize(("strategy", "masks"), [("direct", 3), ("reference", 1)])
+@pytest.mark.parametrize(("strategy", "masks"), [("direct", 3), ("guided", 1)])
 def test_a_window_runs_through_all_stages(backbone, strategy, masks, capsys):
     frames = np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), dtype=np.uint8)
     settings = Settings(

@@ -6,15 +6,7 @@ from matplotlib.figure import Figure
 
 from vidseg_core.io.masks import PALETTE
 from vidseg_core.io.overlay import Drawing, blend, panel
-from vidseg_core.workbook.figures import compare, enlarge, mark, pca_image, show_stages, show_table
-
-
-def test_enlarge_puts_every_pixel_in_its_cell():
-    cells = np.arange(6).reshape(2, 3)
-    large = enlarge(cells, (5, 9))
-    assert large.shape == (5, 9)
-    for y, x in np.ndindex(5, 9):
-        assert large[y, x] == cells[y * 2 // 5, x * 3 // 9]
+from vidseg_core.workbook.figures import compare, mark, pca_image, show_stages, show_table
 
 
 def test_pca_image_separates_what_features_separate():

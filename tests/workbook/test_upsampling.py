@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from vidseg_core.common import enlarge
 from vidseg_core.workbook import upsampling
-from vidseg_core.workbook.figures import enlarge
 
 
 def test_the_bench_decides_as_the_stage_does(bench):

@@ -18,10 +18,9 @@ from torch.nn import functional as F
 from vidseg_core.common import InputError
 from vidseg_core.context import Clusters, kmeans, name_clusters
 from vidseg_core.evaluation.extractors import Extractor, cnn_features, colour_features, model_features
-from vidseg_core.io.video import windows
 from vidseg_core.models.backbone import Backbone
-from vidseg_core.pipeline import VidSeg
-from vidseg_core.scene import Scene, check_mask, open_scene
+from vidseg_core.pipeline import VidSeg, windows
+from vidseg_core.scene import Scene, check_mask
 from vidseg_core.settings import Settings
 
 State = Mapping[str, np.ndarray]
@@ -67,7 +66,7 @@ class FullMethod(Method):
         """See `Method`."""
         v = self.vidseg
         scene = None if state is None else Scene.from_state(state, v.settings, v.backbone.device)
-        for r in v.stream(frames, None if state else first_mask, scene=scene, start=start):
+        for r in v.stream(frames, None if state else first_mask, scene=scene):
             maps = {"coarse": r.coarse, "refined": r.refined, "bilinear": bilinear(r.refined, r.frames.shape[1:3])}
             yield Predicted(r.start, {**maps, "full": r.labels}, r.scene.state())
 
@@ -98,19 +97,21 @@ class CellMethod(Method):
         """Maps of cells of one window, and the state behind it."""
 
 
-class ContextMethod(CellMethod):
-    """Stages 2 and 3 of VidSeg on any features."""
+class ContextMethod(Method):
+    """Stages 2 and 3 of VidSeg on any features; the refined masks are enlarged bilinearly."""
 
     stages = ("coarse", "refined", "bilinear")
 
-    def label(self, frames, first_mask, state):
-        """See `CellMethod`."""
-        features, s = self.extract(frames), self.settings
-        scene = Scene.from_state(state, s, self.device) if state else open_scene(features, s, first_mask, None)
-        coarse = scene.context.predict(features.context)
-        refined = scene.refine(features, coarse, s.refine).labels
-        cells = {"coarse": coarse, "refined": refined}
-        return {name: scene.segment[c.cpu().numpy()] for name, c in cells.items()}, scene.state()
+    def __init__(self, backbone: Backbone, settings: Settings, extract: Extractor | None = None):
+        self.vidseg = VidSeg(backbone, settings, extract)
+
+    def stream(self, frames, first_mask=None, start=0, state=None):
+        """See `Method`."""
+        v = self.vidseg
+        scene = None if state is None else Scene.from_state(state, v.settings, v.backbone.device)
+        for r in v.cells(frames, None if state else first_mask, scene=scene):
+            maps = {"coarse": r.coarse, "refined": r.refined, "bilinear": bilinear(r.refined, r.frames.shape[1:3])}
+            yield Predicted(r.start, maps, r.scene.state())
 
 
 class FrameMethod(CellMethod):
@@ -211,20 +212,25 @@ def _largest(shares: Float[Tensor, "c h w"], classes: np.ndarray, size: tuple[in
     return classes[F.interpolate(shares[None], size=size, mode="bilinear")[0].argmax(0).numpy()]
 
 
-def _method(kind: type[CellMethod], features: Callable, backbone: Backbone, settings: Settings) -> Method:
+def _context(features: Callable, backbone: Backbone, settings: Settings) -> Method:
+    settings = settings.resolve(backbone.model)
+    return ContextMethod(backbone, settings, features(backbone, settings))
+
+
+def _cells(kind: type[CellMethod], features: Callable, backbone: Backbone, settings: Settings) -> Method:
     settings = settings.resolve(backbone.model)
     return kind(features(backbone, settings), settings, backbone.device)
 
 
 METHODS: dict[str, Callable[[Backbone, Settings], Method]] = {
     "vidseg": FullMethod,
-    "bilinear": partial(_method, ContextMethod, model_features),
-    "colour": partial(_method, ContextMethod, colour_features),
-    "cnn": partial(_method, ContextMethod, cnn_features),
-    "kmeans": partial(_method, FrameMethod, colour_features),
-    "frames": partial(_method, FrameMethod, model_features),
-    "propagation": partial(_method, PropagationMethod, model_features),
-    "cnn-propagation": partial(_method, PropagationMethod, cnn_features),
+    "bilinear": ContextMethod,
+    "colour": partial(_context, colour_features),
+    "cnn": partial(_context, cnn_features),
+    "kmeans": partial(_cells, FrameMethod, colour_features),
+    "frames": partial(_cells, FrameMethod, model_features),
+    "propagation": partial(_cells, PropagationMethod, model_features),
+    "cnn-propagation": partial(_cells, PropagationMethod, cnn_features),
 }
 """By name: VidSeg; its first three stages enlarged bilinearly; the same on colour + position and on features of an ImageNet
 CNN; K-means on colour + position, and the model's features clustered, frame by frame; the first mask propagated."""

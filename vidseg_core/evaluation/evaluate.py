@@ -21,6 +21,7 @@ from vidseg_core.evaluation.scoring import PROTOCOLS, Plan, Store, refuse_other_
 from vidseg_core.evaluation.tally import Tally
 from vidseg_core.io.results import write_json
 from vidseg_core.models.weights import resolve
+from vidseg_core.paper import reference_settings
 from vidseg_core.settings import Settings
 
 
@@ -200,7 +201,7 @@ def read_settings(options: argparse.Namespace) -> Settings:
             raise InputError(f"{options.settings} cannot be read as settings ({error}): give a run.json") from error
         base = Settings.from_dict(data.get("settings", data) if isinstance(data, dict) else data)
     else:
-        base = Settings.reference(options.model) if options.reference else Settings()
+        base = reference_settings(options.model) if options.reference else Settings()
     context = {"num_clusters": options.clusters, "num_segments": options.segments}
     context = replace(base.context, **{name: value for name, value in context.items() if value is not None})
     return replace(base, context=context, seed=base.seed if options.seed is None else options.seed)

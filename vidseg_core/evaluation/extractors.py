@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vidseg_core.common import InputError
-from vidseg_core.features import Features, append_position, extract_features, normalise
+from vidseg_core.features import Features, append_position, extract_features, normalise, working_images
 from vidseg_core.models.backbone import Backbone
 from vidseg_core.settings import Settings
 
@@ -26,14 +26,14 @@ CHUNK = 8
 
 def model_features(backbone: Backbone, settings: Settings) -> Extractor:
     """Stage 1 of VidSeg; `settings` must be resolved."""
-    return lambda frames: extract_features(backbone, _images(backbone, settings, frames), settings)
+    return lambda frames: extract_features(backbone, working_images(backbone, frames, settings), settings)
 
 
 def colour_features(backbone: Backbone, settings: Settings) -> Extractor:
     """Mean RGB of each cell and its place (y, x), all in [-1, 1]; not scaled token by token, which would lose brightness."""
 
     def extract(frames: np.ndarray) -> Features:
-        images = _images(backbone, settings, frames)
+        images = working_images(backbone, frames, settings)
         tokens = append_position(F.avg_pool2d(images, CELL).permute(0, 2, 3, 1), 1.0)
         return Features(tokens, tokens)
 
@@ -47,7 +47,7 @@ def cnn_features(backbone: Backbone, settings: Settings) -> Extractor:
 
     @torch.inference_mode()
     def extract(frames: np.ndarray) -> Features:
-        images = _images(backbone, settings, frames)
+        images = working_images(backbone, frames, settings)
         tokens = torch.cat([_scales(net, part) for part in images.split(CHUNK)])
         tokens = normalise(tokens, settings.features.normalise)
         return Features(append_position(tokens, settings.features.position), tokens)
@@ -86,7 +86,3 @@ def side_by_side(maps: list[Tensor], grid: tuple[int, int]) -> Tensor:
     """Maps [n, d, h, w], each of unit length and brought to `grid`, as tokens [n, *grid, sum of d]."""
     kept = [F.interpolate(F.normalize(x, dim=1), size=grid, mode="bilinear") for x in maps]
     return torch.cat(kept, 1).permute(0, 2, 3, 1)
-
-
-def _images(backbone: Backbone, settings: Settings, frames: np.ndarray) -> Tensor:
-    return backbone.images(frames, settings.working_size or backbone.working_size(*frames.shape[1:3]))

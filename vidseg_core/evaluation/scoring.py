@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int64
 
-from vidseg_core.common import InputError
+from vidseg_core.common import InputError, enlarge
 from vidseg_core.evaluation.labelled import AnyClip
 from vidseg_core.evaluation.metrics import VOID, majority_segments, match_segments
 from vidseg_core.evaluation.tally import Meter, Tally
@@ -22,7 +22,6 @@ from vidseg_core.io.files import replacing
 from vidseg_core.io.provenance import fingerprint_parts
 from vidseg_core.io.results import write_json
 from vidseg_core.settings import Settings
-from vidseg_core.workbook.figures import enlarge
 
 if TYPE_CHECKING:
     from vidseg_core.evaluation.baselines import Method

@@ -1,15 +1,38 @@
 """What tells one set of weights from another: a run that goes on must compute with the same."""
 
 import hashlib
+import platform
 from collections.abc import Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, version
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from vidseg_core.models.backbone import Backbone
+    from vidseg_core.settings import Settings
+
+PACKAGES = ("vidseg-workbook", "torch", "diffusers", "transformers", "numpy", "pillow", "av")
+
+
+def run_record(backbone: "Backbone", settings: "Settings") -> dict[str, Any]:
+    """What it takes, beside clip and weights, to make the same labels again, bit for bit, on the same machine."""
+    import torch
+
+    return {
+        "settings": settings.to_dict(), "model": backbone.model.name, "device": str(backbone.device),
+        "dtype": str(backbone.unet.dtype).removeprefix("torch."), "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+    }  # fmt: skip
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a checkout that is not installed
+        return "not installed"
 
 
 def fingerprint(network) -> str:

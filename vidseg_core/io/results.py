@@ -4,15 +4,20 @@ import csv
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vidseg_core.common import VOID
-from vidseg_core.io.files import replacing
-from vidseg_core.io.masks import PALETTE, Labels, MaskFolder, as_bytes
+from vidseg_core.io.files import RunFolder, replacing
+from vidseg_core.io.masks import PALETTE, Labels, MaskFolder, as_bytes, write_masks
 from vidseg_core.io.overlay import blend, contact_sheet, encode_video, png
+from vidseg_core.io.provenance import run_record
 from vidseg_core.io.video import Frame
+
+if TYPE_CHECKING:
+    from vidseg_core.models.backbone import Backbone
+    from vidseg_core.pipeline import Segmentation
 
 
 def write_run(
@@ -47,6 +52,19 @@ def write_run(
         partial.write_bytes(png(contact_sheet(list(pictures), list(labels), list(sheet), names)))
     write_table(folder / "segments.csv", rows)
     write_json(folder / "run.json", {**record, "names": {str(n): name for n, name in names.items()}})
+
+
+def save_segmentation(
+    result: "Segmentation", backbone: "Backbone", folder: str | Path, fps: float = 25.0, overwrite: bool = False
+) -> Path:
+    """Masks, overlay, table, contact sheet and run.json into `folder`, which must not exist unless `overwrite`; `backbone` is
+    what the result was made with, for the record."""
+    seconds = {stage: round(t, 3) for stage, t in result.timings.items()}
+    with RunFolder(folder, overwrite) as unfinished:
+        write_masks(unfinished / "masks", 0, result.labels)
+        record = {**run_record(backbone, result.settings), "seconds": seconds}
+        write_run(unfinished, result.frames, fps, result.names, record)
+    return Path(folder)
 
 
 def segment_table(labels: Iterable[Labels], names: dict[int, str]) -> list[dict[str, Any]]:

@@ -100,7 +100,7 @@ class Job:
         # torch and diffusers take seconds to import: not before the input is checked
         import torch
 
-        from vidseg_core.io.provenance import fingerprint_parts
+        from vidseg_core.io.provenance import fingerprint_parts, run_record
         from vidseg_core.models.loading import load_backbone
         from vidseg_core.pipeline import VidSeg
 
@@ -108,9 +108,7 @@ class Job:
             torch.set_num_threads(threads)  # sums are rounded in the order of the threads
         backbone = load_backbone(self.model, self.device, self.dtype, self.offload)
         vidseg = VidSeg(backbone, self.settings)
-        record = {**vidseg.record({}), "weights": fingerprint_parts(backbone)}
-        del record["seconds"]
-        return vidseg, record
+        return vidseg, {**run_record(backbone, vidseg.settings), "weights": fingerprint_parts(backbone)}
 
 
 def run_job(job: Job, folder: UnfinishedFolder, resume: bool, bars: Bars) -> Finished | None:
@@ -150,17 +148,16 @@ def _say_where(job: Job, record: dict[str, Any]) -> None:
 
 def _segment(job: Job, vidseg: "VidSeg", folder: UnfinishedFolder, done: Finished, tick) -> Finished:
     """The windows that are missing, each onto the disk as it comes."""
-    from vidseg_core.scene import Scene, check_drawn
+    from vidseg_core.scene import Scene
 
     if done.frames:
         drop_masks(folder.partial / "masks", done.frames)
     if done.frames == job.clip.num_frames:
         return done
     scene = Scene.from_state(done.scene, vidseg.settings, vidseg.backbone.device) if done.frames else None
-    if job.mask is not None:
-        check_drawn(job.mask)
     rest = replace(job.clip, indices=job.clip.indices[done.frames :])
-    for window in vidseg.stream(rest, None if scene else job.mask, job.names, tick, scene, done.frames):
+    begin = (None, None) if scene else (job.mask, job.names)
+    for window in vidseg.stream(rest, *begin, tick, scene):
         if not done.frames:  # the first of a new run: only now is it clear that there will be one
             folder.clear()
         write_masks(folder.partial / "masks", window.start, window.labels)

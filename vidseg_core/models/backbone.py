@@ -24,6 +24,8 @@ from vidseg_core.models.registry import Model
 from vidseg_core.settings import ConditionSettings
 
 Guidance = float | int | tuple[float, float]
+POSTERIOR_SEED, CONDITION_SEED = 1_000_003, 2_000_003
+"""Added to a run's seed for what is drawn beside the latents' noise; from the same seed the numbers would be the same."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,10 @@ class Backbone:
         return torch.cat([_image(frame, size) for frame in frames]).to(self.device)
 
     @torch.inference_mode()
-    def encode(self, images: Float[Tensor, "f 3 H W"]) -> Float[Tensor, "f c h w"]:
-        """RGB in [-1, 1], sides multiples of `multiple`, to latents."""
-        return self.codec.encode(images).float()
+    def encode(self, images: Float[Tensor, "f 3 H W"], sample: int | None = None) -> Float[Tensor, "f c h w"]:
+        """RGB in [-1, 1], sides multiples of `multiple`, to latents: the mean of the codec's posterior, or a draw from it with
+        the seed `sample`."""
+        return self.codec.encode(images, None if sample is None else sample + POSTERIOR_SEED).float()
 
     @torch.inference_mode()
     def decode(self, latents: Float[Tensor, "f c h w"]) -> Float[Tensor, "f 3 H W"]:
@@ -142,9 +145,12 @@ class Backbone:
         unconditional, output = output.float().chunk(2)
         return unconditional + guidance * (output - unconditional)
 
-    def in_pieces(self, frames: int, size: int, work: Callable[[slice], Any]) -> Iterator[Any]:
-        """`work(slice)` over the frames of a window, `size` at most in a pass, fewer if memory is short; see `Pieces.run`."""
-        return self.pieces.run(frames, size, work)
+    def in_pieces(self, images: int, window: int, size: int, work: Callable[[slice], Any]) -> Iterator[Any]:
+        """`work(slice)` over so many images, `size` at most in a pass, fewer if memory is short (see `Pieces.run`). A video
+        model's passes hold whole windows, `window` images each."""
+        unit = window if self.coupled else 1
+        scaled = lambda part: work(slice(part.start * unit, part.stop * unit))  # noqa: E731
+        return self.pieces.run(images // unit, max(1, size // unit), scaled)
 
     def tap(self, paths: tuple[str, ...]) -> AbstractContextManager[dict[str, Tensor]]:
         """Read module outputs during passes; see `hooks.tapped`."""

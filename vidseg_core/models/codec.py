@@ -29,8 +29,9 @@ class Codec(Protocol):
     channels: int
     """Channels of a latent."""
 
-    def encode(self, images: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
-        """RGB in [-1, 1], sides multiples of `factor`, to latents of about unit variance. Deterministic."""
+    def encode(self, images: Float[Tensor, "n 3 H W"], sample: int | None = None) -> Float[Tensor, "n c h w"]:
+        """RGB in [-1, 1], sides multiples of `factor`, to latents of about unit variance; with a seed `sample`, a draw from the
+        posterior where there is one. Deterministic."""
         ...
 
     def decode(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
@@ -81,8 +82,8 @@ class BlockDCT:
             setattr(self, name, getattr(self, name).to(device, dtype))
         return self
 
-    def encode(self, images: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
-        """See `Codec.encode`. Raises ValueError for sides that would be cut."""
+    def encode(self, images: Float[Tensor, "n 3 H W"], sample: int | None = None) -> Float[Tensor, "n c h w"]:
+        """See `Codec.encode`; there is no posterior. Raises ValueError for sides that would be cut."""
         if images.shape[-2] % self.factor or images.shape[-1] % self.factor:
             raise ValueError(f"images are {list(images.shape)}: expected sides that are multiples of {self.factor}")
         return (F.conv2d(images.to(self.analysis), self.analysis, stride=self.factor) - self.mean) / self.std
@@ -111,10 +112,13 @@ class AutoencoderCodec:
         self.scale = vae.config.scaling_factor
         self.options = {"num_frames": 1} if "num_frames" in inspect.signature(vae.decode).parameters else {}
 
-    def encode(self, images: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
-        """See `Codec.encode`. The mean of the posterior, not a sample: the only noise is the one that is asked for."""
-        images = images.to(self.device, self.vae.dtype)
-        return torch.cat([self.vae.encode(i[None]).latent_dist.mode() for i in images]) * self.scale
+    def encode(self, images: Float[Tensor, "n 3 H W"], sample: int | None = None) -> Float[Tensor, "n c h w"]:
+        """See `Codec.encode`. By default the mean of the posterior: the only noise is then the one that is asked for."""
+        posteriors = (self.vae.encode(i[None]).latent_dist for i in images.to(self.device, self.vae.dtype))
+        if sample is None:
+            return torch.cat([p.mode() for p in posteriors]) * self.scale
+        generator = torch.Generator().manual_seed(sample)  # on the CPU, so that every device draws the same
+        return torch.cat([p.sample(generator) for p in posteriors]) * self.scale
 
     def decode(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
         """See `Codec.decode`."""

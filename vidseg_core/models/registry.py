@@ -40,17 +40,16 @@ class Model:
     parameters: tuple[float, float] = (0.0, 0.0)
     """Millions, of the UNet and of all that is loaded beside it."""
     memory_gb: tuple[int, int] | None = None
-    """GPU memory in float16 for 14 frames of 512x512, "direct" and "reference" (`benchmarks/full_size_memory.py`)."""
+    """GPU memory in float16 for 14 frames of 512x512, "direct" and "guided" (`benchmarks/full_size_memory.py`)."""
     combine: Literal["mean", "concat"] = "mean"
     normalise: Literal["max", "l2"] = "max"
     position: float = 0.0
-    padding: int = 0
-    strategy: Literal["direct", "reference"] = "reference"
-    """"reference" until somebody has measured "direct" on the real weights."""
+    strategy: Literal["direct", "guided"] = "guided"
+    """"guided" until somebody has measured "direct" on the real weights."""
     start_step: int = 22
     blend_until: int = 23
     guidance: float | tuple[float, float] = 5.0
-    """Of the "reference" schedule; two numbers: on the first and the last frame of a window, linear between."""
+    """Of the paper's schedule; two numbers: on the first and the last frame of a window, linear between."""
     note: str = ""
 
     def download_gb(self, half: bool) -> float:
@@ -75,7 +74,6 @@ TINY = Model(
     combine="concat",
     normalise="l2",
     position=0.15,
-    padding=0,
     strategy="direct",
     note="embedded: works offline",
 )

@@ -6,19 +6,17 @@ the network predicts v); attention is spatial ([f, h * w, d]) and temporal ([h *
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vidseg_core.common import InputError
 from vidseg_core.models import hooks
-from vidseg_core.models.backbone import Backbone, Condition, Guidance, add_to_tokens
+from vidseg_core.models.backbone import CONDITION_SEED, Backbone, Condition, Guidance, add_to_tokens
 from vidseg_core.settings import ConditionSettings
 
 SPATIAL, TEMPORAL = ".transformer_blocks.", ".temporal_transformer_blocks."
@@ -34,8 +32,10 @@ class ImageEncoder:
     deviation: tuple[float, ...]
 
     def __call__(self, image: Float[Tensor, "1 3 H W"]) -> Float[Tensor, "1 1 d"]:
-        """The embedding of an image in [-1, 1], squeezed to a square as SVD's own code does."""
-        small = F.interpolate(image, size=(self.side, self.side), mode="bicubic", antialias=True) * 0.5 + 0.5
+        """The embedding of an image in [-1, 1], blurred and squeezed to a square as SVD's own code does."""
+        from diffusers.pipelines.stable_video_diffusion import pipeline_stable_video_diffusion as pipeline
+
+        small = pipeline._resize_with_antialiasing(image, (self.side, self.side)) * 0.5 + 0.5
         mean, deviation = (image.new_tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.deviation))
         pixels = ((small - mean) / deviation).to(self.network.dtype)
         return self.network(pixels).image_embeds[:, None]
@@ -62,7 +62,7 @@ class VideoBackbone(Backbone):
     def condition(self, images: Float[Tensor, "f 3 H W"], settings: ConditionSettings, seed: int) -> Condition:
         """The window's first frame, as CLIP's embedding and, slightly noised, as an unscaled latent; and three numbers."""
         first = images[:1].to(self.device, torch.float32)
-        noised = first + settings.noise_augmentation * self.noise(first, seed, shared=True)
+        noised = first + settings.noise_augmentation * self.noise(first, seed + CONDITION_SEED, shared=True)
         numbers = torch.tensor([[settings.fps, settings.motion_bucket, settings.noise_augmentation]], device=self.device)
         latent = self.codec.encode(noised) / self.codec.scale
         dtype = self.unet.dtype
@@ -87,10 +87,6 @@ class VideoBackbone(Backbone):
         scale = torch.linspace(low, high, f, device=self.device).view(1, f, 1, 1, 1)
         unconditional, output = output.float().chunk(2)
         return (unconditional + scale * (output - unconditional)).flatten(0, 1)
-
-    def in_pieces(self, frames: int, size: int, work: Callable[[slice], Any]) -> Iterator[Any]:
-        """As for an image model, but a window is one piece: raises InputError if it does not fit, instead of dividing it."""
-        return self.pieces.run(1, 1, lambda _: work(slice(0, frames)))
 
     def replay(self, record: hooks.Recording, rows: Tensor) -> AbstractContextManager[None]:
         """As for an image model, but `rows` [n * f] must be the whole window of f frames, n times."""

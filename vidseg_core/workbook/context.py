@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from vidseg_core.common import InputError
+from vidseg_core.common import InputError, enlarge
 from vidseg_core.context import Clusters, cut_merges, kmeans, merge_order
 from vidseg_core.features import Features, extract_features
 from vidseg_core.io.masks import PALETTE
@@ -21,7 +21,6 @@ from vidseg_core.models.backbone import Backbone
 from vidseg_core.scene import open_scene
 from vidseg_core.settings import ContextSettings, Settings
 from vidseg_core.workbook.features import at_centres
-from vidseg_core.workbook.figures import enlarge
 from vidseg_core.workbook.memory import quick, run_memory
 from vidseg_core.workbook.motion import stability
 from vidseg_core.workbook.widgets import Drawn, Explorer, slider

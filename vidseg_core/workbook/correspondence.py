@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from vidseg_core.correspondence import Refined, Tracks, find_moves
 from vidseg_core.io.masks import PALETTE
 from vidseg_core.io.overlay import Drawing, panel
 from vidseg_core.io.samples import GeneratedClip
 from vidseg_core.settings import RefineSettings
+from vidseg_core.tracks import Tracks, find_moves
 from vidseg_core.workbook.features import at_centres
 from vidseg_core.workbook.figures import mark
 from vidseg_core.workbook.motion import Window, true_paths
@@ -23,6 +23,7 @@ from vidseg_core.workbook.widgets import Drawn, Explorer, choice, pick, share, s
 
 Frames = UInt8[np.ndarray, "f H W 3"]
 Paths = Float[np.ndarray, "t f 2"]
+METHODS = [("ours", "tracks"), ("the paper's code", "reference")]
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,10 @@ class Hops:
     still: float
 
 
-def judge_hops(window: Window, settings: RefineSettings) -> Hops:
-    """All hops of all cells whose centre is to be seen in the next frame."""
+def judge_hops(window: Window, anchor: bool = False, subcell: bool = True) -> Hops:
+    """All hops of all cells whose centre is to be seen in the next frame; `anchor` and `subcell` as in `find_moves`."""
     (f, h, w), clip = window.coarse.shape, window.clip
-    moves = find_moves(window.match, settings)[0].numpy().reshape(f - 1, h, w, 2)
+    moves = find_moves(window.match, anchor, subcell)[0].numpy().reshape(f - 1, h, w, 2)
     side = np.array(clip.labels.shape[1:]) / (h, w)
     truth = np.stack([at_centres(clip.flow[: f - 1, ..., k], (h, w)) / side[k] for k in range(2)], -1)
     seen = at_centres(clip.visible[: f - 1], (h, w))
@@ -67,15 +68,16 @@ def share_within(errors: np.ndarray) -> float:
     return float((known <= 1).mean()) if len(known) else np.nan
 
 
-def draw_tracks(window: Window, refined: Refined, shown: tuple[int, ...], every: int = 2) -> Figure:
+def draw_tracks(window: Window, settings: RefineSettings, shown: tuple[int, ...], every: int = 2) -> Figure:
     """Tracks that start in frame 0, in every second row and column, in the colour of the class that won their vote there."""
-    (h, w), cells = refined.tracks.grid, refined.tracks.cells.numpy()
+    tracks = window.tracks(settings)
+    (h, w), cells = tracks.grid, tracks.cells.numpy()
     first = cells[:, 0]
     cells = cells[(first >= 0) & (first // w % every == 0) & (first % w % every == 0)]
     side = np.array(window.clip.labels.shape[1:]) / (h, w)
     paths = (np.stack([cells // w, cells % w], -1) + 0.5) * side
     paths[cells < 0] = np.nan
-    labels = refined.labels[0].numpy().ravel()[cells[:, 0]]
+    labels = window.refine(settings).labels[0].numpy().ravel()[cells[:, 0]]
     return show_tracks(window.clip.frames, paths, labels, shown)
 
 
@@ -107,12 +109,10 @@ def explore_track(window: Window, settings: RefineSettings) -> Explorer:
     f, h, w = window.coarse.shape
     size = np.array(window.clip.labels.shape[1:])
 
-    @lru_cache(maxsize=32)
-    def find(anchor: str, precision: str) -> Refined:
-        return window.refine(replace(settings, anchor=anchor, precision=precision, majority=0.0))
+    find = lru_cache(maxsize=4)(lambda method: window.tracks(replace(settings, method=method)))
 
-    def draw(frame: int, row: int, column: int, majority: float, anchor: str, precision: str) -> Drawn:
-        tracks, here = find(anchor, precision).tracks, row * w + column
+    def draw(frame: int, row: int, column: int, majority: float, method: str) -> Drawn:
+        tracks, here = find(method), row * w + column
         owners = torch.nonzero(tracks.cells[:, frame] == here)[:, 0]
         track = owners[tracks.similarity[owners, frame].argmax()] if len(owners) else None
         flat = np.full(f, -1) if track is None else tracks.cells[track].numpy()
@@ -137,8 +137,7 @@ def explore_track(window: Window, settings: RefineSettings) -> Explorer:
         column=slider("column", w // 2, 0, w - 1, live=True),
         frame=slider("in frame", 0, 0, f - 1, live=True),
         majority=share("majority", settings.majority),
-        anchor=choice("anchor", settings.anchor, ["none", "frame0"]),
-        precision=choice("precision", settings.precision, ["subcell", "cell"]),
+        method=choice("tracks", "tracks", METHODS),
     )  # fmt: skip
 
 

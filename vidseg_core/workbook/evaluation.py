@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float, Int64, Integer, UInt8
 from matplotlib.figure import Figure
 
-from vidseg_core.common import VOID
-from vidseg_core.evaluation.baselines import ContextMethod, FrameMethod, FullMethod, Method, PropagationMethod, make_method
+from vidseg_core.common import VOID, enlarge
+from vidseg_core.evaluation.baselines import ContextMethod, FrameMethod, Method, PropagationMethod, make_method
 from vidseg_core.evaluation.extractors import Extractor, model_features
 from vidseg_core.evaluation.labelled import Dataset, LabelledArrays
 from vidseg_core.evaluation.metrics import class_iou
@@ -23,7 +23,6 @@ from vidseg_core.io.overlay import Drawing, blend, legend, panel
 from vidseg_core.io.samples import generated_clip
 from vidseg_core.models.backbone import Backbone
 from vidseg_core.settings import Settings
-from vidseg_core.workbook.figures import enlarge
 
 Frame = UInt8[np.ndarray, "H W 3"]
 Labels = Integer[np.ndarray, "H W"]
@@ -112,7 +111,7 @@ def name_in_ways(backbone: Backbone, dataset: Dataset) -> dict[str, Judged]:
     result = {}
     for name, (changed, protocol) in ways.items():
         settings = replace(base, context=replace(base.context, **changed))
-        result[name] = judge(ContextMethod(extract, settings, backbone.device), dataset, settings, protocol)
+        result[name] = judge(ContextMethod(backbone, settings, extract), dataset, settings, protocol)
     return result
 
 
@@ -169,12 +168,11 @@ def run_methods(backbone: Backbone, datasets: Sequence[Dataset], names: Sequence
     """Set -> method -> result, under the first-frame protocol. What uses the model's features shares them."""
     settings = Settings().resolve(backbone.model)
     extract = remembering(model_features(backbone, settings))
-    shared = {"bilinear": ContextMethod, "frames": FrameMethod, "propagation": PropagationMethod}
-    made = {
-        name: shared[name](extract, settings, backbone.device) if name in shared else make_method(name, backbone, settings)
-        for name in names
-    }
-    assert "vidseg" not in made or isinstance(made["vidseg"], FullMethod)
+    shared = {
+        "bilinear": ContextMethod(backbone, settings, extract), "frames": FrameMethod(extract, settings, backbone.device),
+        "propagation": PropagationMethod(extract, settings, backbone.device),
+    }  # fmt: skip
+    made = {name: shared.get(name) or make_method(name, backbone, settings) for name in names}
     return {d.name: {name: judge(method, d, settings) for name, method in made.items()} for d in datasets}
 
 

@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float, Integer, UInt8
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from vidseg_core.common import enlarge
 from vidseg_core.io.overlay import Drawing, blend, panel
 from vidseg_core.modulation import plan
-from vidseg_core.workbook.figures import enlarge
 from vidseg_core.workbook.upsampling import Bench
 from vidseg_core.workbook.widgets import Drawn, Explorer, levels
 

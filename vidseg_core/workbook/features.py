@@ -8,13 +8,14 @@ import torch
 from jaxtyping import Float, Integer, Shaped, UInt8
 from matplotlib.figure import Figure
 
+from vidseg_core.common import enlarge
 from vidseg_core.context import SceneContext
 from vidseg_core.evaluation.metrics import class_iou, confusion
 from vidseg_core.features import QUERY, extract_features
 from vidseg_core.io.overlay import Drawing, panel
 from vidseg_core.models.backbone import Backbone
-from vidseg_core.settings import FeatureSettings, Settings
-from vidseg_core.workbook.figures import enlarge, mark, pca_image
+from vidseg_core.settings import ContextSettings, FeatureSettings, Settings
+from vidseg_core.workbook.figures import mark, pca_image
 from vidseg_core.workbook.widgets import Drawn, Explorer, choice, levels, pick, slider
 
 Frames = UInt8[np.ndarray, "f H W 3"]
@@ -179,9 +180,9 @@ def separation(
 
     No clusters and no tracks take part, so that this measures the features alone. A cell's class is that at its centre.
     """
-    features, settings = torch.from_numpy(tokens), Settings().context
-    context = SceneContext(settings)
-    context.update(features[:1], torch.from_numpy(at_centres(masks[:1], tokens.shape[1:3])))
+    features, settings = torch.from_numpy(tokens), ContextSettings(memory="window")
+    classes = torch.from_numpy(at_centres(masks[:1], tokens.shape[1:3])).flatten()
+    context = SceneContext.begin(features[0].flatten(0, 1), classes, settings)
     found = context.predict(features[1:]).numpy()
     pairs = ((enlarge(cells, mask.shape), mask) for cells, mask in zip(found, masks[1:], strict=True))
     return class_iou(sum(confusion(labels, mask, num_classes) for labels, mask in pairs))

@@ -8,15 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.optimize import linear_sum_assignment
 
+from vidseg_core.common import enlarge
 from vidseg_core.io.masks import Labels
 from vidseg_core.io.overlay import Drawing, blend, legend, panel
 from vidseg_core.io.video import Frame
-
-
-def enlarge(cells: Integer[np.ndarray, "h w"], size: tuple[int, int]) -> Labels:
-    """A coarse label map at `size` = (H, W), nearest neighbour: every pixel shows the cell it lies in."""
-    rows, columns = (np.arange(n) * c // n for n, c in zip(size, cells.shape, strict=True))
-    return cells[rows[:, None], columns]
 
 
 def pca_image(

@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from vidseg_core.common import enlarge
 from vidseg_core.context import SceneContext, kmeans, nearest_references
 from vidseg_core.io.overlay import Drawing, blend, panel
 from vidseg_core.settings import ContextSettings
 from vidseg_core.workbook.features import at_centres
-from vidseg_core.workbook.figures import enlarge
 from vidseg_core.workbook.widgets import Drawn, Explorer, choice, levels, slider
 
 Frames = UInt8[np.ndarray, "f H W 3"]
@@ -36,15 +36,15 @@ def run_memory(
 ) -> Remembered:
     """Stage 2 alone, as the pipeline runs it: K-means on the first window fills the memory; each window is labelled from it.
     What it `keeps` then: "anchored" the first window and the last, "window" the last, "first" the first for ever."""
-    memory = SceneContext(replace(settings, memory="anchored" if keeps == "anchored" else "window"), seed)
     first, labels, distances = context[:window].flatten(0, 2), [], []
-    memory.open(first, kmeans(first, settings, seed).labels)
+    kept = replace(settings, memory="anchored" if keeps == "anchored" else "window")
+    memory = SceneContext.begin(first, kmeans(first, settings, seed).labels, kept, seed)
     for part in context.split(window):
         labels.append(memory.predict(part))
         squared, _ = nearest_references(part.flatten(0, 2), memory.tokens, 1)
         distances.append(squared.sqrt().reshape(part.shape[:3]))
         if keeps != "first":
-            memory.update(part, labels[-1])
+            memory = memory.after(part, labels[-1])
     return Remembered(torch.cat(labels).numpy(), torch.cat(distances).numpy())
 
 

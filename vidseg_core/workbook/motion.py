@@ -7,9 +7,12 @@ import torch
 from jaxtyping import Bool, Float, Integer, Shaped
 from torch import Tensor
 
+from vidseg_core import paper
 from vidseg_core.correspondence import Refined, refine
+from vidseg_core.features import Features
 from vidseg_core.io.samples import GeneratedClip
 from vidseg_core.settings import RefineSettings
+from vidseg_core.tracks import Tracks, find_tracks
 from vidseg_core.workbook.features import at_centres
 
 Cells = Integer[np.ndarray, "f h w"]
@@ -30,7 +33,11 @@ class Window:
 
     def refine(self, settings: RefineSettings) -> Refined:
         """Stage 3 on this window."""
-        return refine(self.match, torch.from_numpy(self.coarse).long(), settings)
+        return refine(Features(self.match, self.match), torch.from_numpy(self.coarse).long(), None, settings)
+
+    def tracks(self, settings: RefineSettings) -> Tracks:
+        """Its tracks: ours or, with method "reference", those of the paper's code."""
+        return paper.find_tracks(self.match) if settings.method == "reference" else find_tracks(self.match, settings)
 
     def stable(self, labels: Integer[np.ndarray, "f h w"]) -> Float[np.ndarray, " g"]:
         """For each frame but the last, the share of cells that have the same label where they are in the next."""

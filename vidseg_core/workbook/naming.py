@@ -10,13 +10,12 @@ import numpy as np
 from jaxtyping import Int64, Integer, UInt8
 from matplotlib.figure import Figure
 
-from vidseg_core.common import VOID
+from vidseg_core.common import VOID, enlarge
 from vidseg_core.io.masks import write_mask
 from vidseg_core.io.overlay import Drawing, blend, legend, panel
 from vidseg_core.io.results import write_json
 from vidseg_core.pipeline import Segmentation, VidSeg
 from vidseg_core.scene import Scene
-from vidseg_core.workbook.figures import enlarge
 from vidseg_core.workbook.widgets import STYLE, Drawn, Explorer, frame_pixels, slider
 
 

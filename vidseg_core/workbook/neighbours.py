@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Bool, Float, Integer, UInt8
 from matplotlib.figure import Figure
 
-from vidseg_core.correspondence import Refined, neighbour_vote, refine
+from vidseg_core.common import enlarge
+from vidseg_core.correspondence import Overlap, Refined, neighbour_vote
 from vidseg_core.io.overlay import Drawing, blend, legend, panel
 from vidseg_core.settings import RefineSettings
-from vidseg_core.workbook.correspondence import share_within, track_errors
-from vidseg_core.workbook.figures import enlarge
+from vidseg_core.workbook.correspondence import METHODS, share_within, track_errors
 from vidseg_core.workbook.motion import Window
 from vidseg_core.workbook.widgets import Drawn, Explorer, choice, levels, share, slider
 
@@ -50,9 +50,9 @@ def cut_in_two(window: Window, settings: RefineSettings, tail: bool) -> tuple[fl
     """The frames refined as two windows, the second knowing the last frames of the first only with `tail`: label stability
     over the seam, and the share of right cells in the first frame after it."""
     half, coarse = len(window.coarse) // 2, torch.from_numpy(window.coarse).long()
-    first = refine(window.match[:half], coarse[:half], settings).labels
-    before = (window.match[half - settings.reach : half], first[half - settings.reach :]) if tail else None
-    labels = torch.cat([first, refine(window.match[half:], coarse[half:], settings, before).labels]).numpy()
+    first = neighbour_vote(window.match[:half], coarse[:half], None, settings).labels
+    overlap = Overlap(window.match[half - settings.reach : half], first[half - settings.reach :]) if tail else None
+    labels = torch.cat([first, neighbour_vote(window.match[half:], coarse[half:], overlap, settings).labels]).numpy()
     return float(window.stable(labels)[half - 1]), float((labels == window.truth)[half].mean())
 
 
@@ -66,8 +66,8 @@ def explore_neighbours(window: Window, settings: RefineSettings) -> Explorer:
 
     @lru_cache(maxsize=64)
     def run(**changes: object) -> tuple[np.ndarray, np.ndarray]:
-        labels, confidence = neighbour_vote(window.match, coarse, replace(settings, **changes))
-        return labels.numpy(), confidence.numpy()
+        refined = neighbour_vote(window.match, coarse, None, replace(settings, **changes))
+        return refined.labels.numpy(), refined.confidence.numpy()
 
     def draw(frame: int, **changes: object) -> Drawn:
         labels, confidence = run(**changes)
@@ -98,29 +98,27 @@ def explore_vote(window: Window, settings: RefineSettings) -> Explorer:
     truth = window.truth
 
     @lru_cache(maxsize=64)
-    def run(**changes: object) -> tuple[Refined, float]:
-        refined = window.refine(replace(settings, **changes))
-        return refined, share_within(track_errors(refined.tracks, window.clip)[:, -1])
+    def run(**changes: object) -> tuple[Refined, int, float]:
+        changed = replace(settings, **changes)
+        tracks = window.tracks(changed)
+        return window.refine(changed), len(tracks.cells), share_within(track_errors(tracks, window.clip)[:, -1])
 
     def draw(frame: int, **changes: object) -> Drawn:
-        refined, within = run(**changes)
+        refined, tracks, within = run(**changes)
         labels, wrong = refined.labels.numpy(), window.coarse[frame] != truth[frame]
         maps = {"before the vote": window.coarse[frame], "after": labels[frame], "the truth": truth[frame]}
         both = np.stack([wrong, labels[frame] != truth[frame]])
         figure = show_vote(window.clip.frames[frame], maps, both, refined.confidence[frame].numpy(), window.clip.names)
         return figure, {
             "labels": labels, "confidence": refined.confidence.numpy(), "before": float((window.coarse == truth).mean()),
-            "after": float((labels == truth).mean()), "tracks": len(refined.tracks.cells), "within": within,
+            "after": float((labels == truth).mean()), "tracks": tracks, "within": within,
         }  # fmt: skip
 
     return Explorer(
         draw,
         max_jump=slider("max. jump", settings.max_jump, 0, 6),
         majority=share("majority", settings.majority),
-        on_jump=choice("on a jump", settings.on_jump, ["cut", "drop"]),
-        anchor=choice("anchor", settings.anchor, ["none", "frame0"]),
-        precision=choice("precision", settings.precision, ["subcell", "cell"]),
-        start=choice("tracks start", settings.start, ["uncovered", "frame0"]),
+        method=choice("tracks", "tracks", METHODS),
         frame=slider("frame", len(window.coarse) - 1, 0, len(window.coarse) - 1, live=True),
     )
 

@@ -14,12 +14,12 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
+from vidseg_core.common import enlarge
 from vidseg_core.io.overlay import Drawing, blend, legend, panel
 from vidseg_core.models.backbone import Backbone
-from vidseg_core.modulation import direct_pairs
+from vidseg_core.modulation import NoisyWindow, predict_masks
 from vidseg_core.settings import Settings, UpsampleSettings
-from vidseg_core.upsample import claim, response, score, upsample
-from vidseg_core.workbook.figures import enlarge
+from vidseg_core.upsample import claim, score_responses, upsample
 from vidseg_core.workbook.widgets import Drawn, Explorer, choice, levels, pick, share, slider
 
 Frame = UInt8[np.ndarray, "H W 3"]
@@ -51,22 +51,19 @@ class Bench:
 
     def ask(self, settings: UpsampleSettings) -> Answers:
         """Modulate every mask alone, both signs, in one step at one noise level (strategy "direct")."""
-        latents, refined = self.backbone.encode(self.image), torch.from_numpy(self.cells[None]).to(self.backbone.device)
-        noise = self.backbone.noise(latents, self.settings.seed, shared=True)
-        names, plus, minus = [], [], []
-        for group, a, b in direct_pairs(self.backbone, latents, noise, refined, replace(settings, separation=None)):
-            names += group.owners[:, 0, 0].tolist()  # a mask that is alone owns all cells
-            plus.append(a)
-            minus.append(b)
-        plus, minus = torch.cat(plus), torch.cat(minus)
+        latents, cells = self.backbone.encode(self.image), torch.from_numpy(self.cells[None]).to(self.backbone.device)
+        window = NoisyWindow(latents, self.backbone.noise(latents, self.settings.seed, shared=True), None)
+        found = list(predict_masks(self.backbone, window, cells, replace(settings, separation=None)))
+        names = [name for p in found for name in p.group.owners[:, 0, 0].tolist()]  # a mask that is alone owns all cells
+        plus, minus = torch.cat([p.plus for p in found]), torch.cat([p.minus for p in found])
         pictures = ((self.backbone.decode(z).permute(0, 2, 3, 1).cpu().numpy() / 2 + 0.5).clip(0, 1) for z in (plus, minus))
-        return Answers(names, *pictures, response(self.backbone, plus, minus, settings).cpu())
+        return Answers(names, *pictures, self.backbone.decode_difference(plus, minus).norm(dim=1).cpu())
 
     def judge(self, answers: Answers, settings: UpsampleSettings) -> Float[Tensor, "n H W"]:
         """The score of each mask at each pixel."""
         masks = torch.stack([torch.from_numpy(self.cells == name) for name in answers.names])
         owners = torch.tensor(answers.names)[:, None, None].expand(masks.shape)
-        return score(answers.response, masks, owners, settings)
+        return score_responses(answers.response, masks, owners, settings)
 
     def decide(self, answers: Answers, scores: Float[Tensor, "n h w"]) -> tuple[Pixels, Float[np.ndarray, "H W"]]:
         """Labels, and by how much the winner leads the second."""

@@ -22,7 +22,6 @@ from matplotlib.figure import Figure
 from vidseg_core.common import InputError
 from vidseg_core.io.overlay import blend, png, video_bytes
 from vidseg_core.pipeline import Segmentation, VidSeg
-from vidseg_core.upsample import upsample
 from vidseg_core.workbook.figures import compare
 
 Drawn = tuple[Figure, dict[str, Any]]
@@ -175,8 +174,7 @@ def explore_segments(vidseg: VidSeg, result: Segmentation) -> Explorer:
 
 def frame_pixels(vidseg: VidSeg, frame: np.ndarray, cells: np.ndarray) -> np.ndarray:
     """Stage 4 for one frame uint8 [H, W, 3] and its labels of cells int [h, w]: labels of pixels int16 [H, W]."""
-    refined, images = torch.from_numpy(cells[None]).to(vidseg.backbone.device), vidseg.images(frame[None])
-    return upsample(vidseg.backbone, images, refined, frame.shape[:2], vidseg.settings)[0].cpu().numpy()
+    return vidseg.enlarge(frame[None], torch.from_numpy(cells[None]).to(vidseg.backbone.device))[0]
 
 
 def play(result: Segmentation, fps: float | int = 10, alpha: float | int = 0.5) -> Video:
