@@ -1,0 +1,108 @@
+"""The house rules that a syntax tree shows: which way imports go, and how long things are. Each takes the package's folder."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+LAYERS = (
+    ("common",), ("settings", "validation"), ("models",), ("the method",), ("io",), ("__init__",),
+    ("evaluation",), ("workbook",), ("cli",), ("__main__",),
+)  # fmt: skip
+"""From below to above; a module imports from its own layer and from lower ones. `the method`: all other modules at the top."""
+
+FREE_INSIDE_FUNCTIONS = ("cli", "__main__")
+"""What these import when a command runs is no dependency of the package."""
+
+
+def layer(module: tuple[str, ...]) -> int:
+    """Place in LAYERS of a module, given by its path below the package: ("io", "video"), ("scene",); () is `__init__`."""
+    name = module[0] if module else "__init__"
+    named = [n for n, names in enumerate(LAYERS) if name in names]
+    return named[0] if named else LAYERS.index(("the method",))
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def runtime_nodes(node: ast.AST, functions: bool = True) -> Iterator[ast.AST]:
+    """All nodes below one, but for `if TYPE_CHECKING:` bodies and, if told so, for the bodies of functions."""
+    for child in ast.iter_child_nodes(node):
+        if not functions and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(child, ast.If) and ast.unparse(child.test).split(".")[-1] == "TYPE_CHECKING":
+            for other in child.orelse:
+                yield other
+                yield from runtime_nodes(other, functions)
+            continue
+        yield child
+        yield from runtime_nodes(child, functions)
+
+
+def imported(node: ast.AST, package: str, where: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """What an import statement of the module in folder `where` takes from the package, as paths below it."""
+    if isinstance(node, ast.Import):
+        names = [tuple(alias.name.split(".")) for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+        above = (package, *where)[: len(where) + 2 - node.level] if node.level else ()
+        names = [(*above, *(node.module or "").split("."), alias.name) for alias in node.names]
+        names = [tuple(part for part in name if part) for name in names]
+    else:
+        return []
+    return [name[1:] for name in names if name[0] == package]
+
+
+def module_of(folder: Path, name: tuple[str, ...]) -> tuple[str, ...]:
+    """The longest beginning of a dotted name that is a module: the rest is what the module defines."""
+    for end in range(len(name), 0, -1):
+        path = folder.joinpath(*name[:end])
+        if path.is_dir() or path.with_suffix(".py").is_file():
+            return name[:end]
+    return ()
+
+
+def imports_upwards(folder: Path) -> list[str]:
+    """A sentence for each import that goes from a lower layer to a higher one."""
+    found = []
+    for path in sorted(folder.rglob("*.py")):
+        module = path.relative_to(folder).with_suffix("").parts
+        here = module[:-1] if module[-1] == "__init__" else module
+        nodes = runtime_nodes(parse(path), functions=module[0] not in FREE_INSIDE_FUNCTIONS)
+        for node in nodes:
+            for name in imported(node, folder.name, module[:-1]):
+                other = module_of(folder, name)
+                if layer(other) > layer(here):
+                    found.append(f"{path.relative_to(folder)}:{node.lineno} imports {'.'.join(other) or '__init__'}")
+    return found
+
+
+def functions(tree: ast.AST) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+def length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function, from `def` to its end, without those of its docstring."""
+    first = function.body[0]
+    documented = ast.get_docstring(function, clean=False) is not None
+    return function.end_lineno - function.lineno + 1 - documented * (first.end_lineno - first.lineno + 1)
+
+
+def num_parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Parameters of all kinds, without self and cls."""
+    a = function.args
+    names = [p.arg for p in (*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg) if p]
+    return len(names) - (names[:1] in (["self"], ["cls"]))
+
+
+def too_large(folder: Path, files=16, lines=1900, module=250, function=40, parameters=6) -> list[str]:
+    """A sentence for each limit that the modules at the top of the package exceed."""
+    paths = sorted(folder.glob("*.py"))
+    sizes = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in paths}
+    found = [f"{len(paths)} files"] * (len(paths) > files) + [f"{sum(sizes.values())} lines"] * (sum(sizes.values()) > lines)
+    found += [f"{name}: {size} lines" for name, size in sizes.items() if size > module]
+    for path in paths:
+        for node in functions(parse(path)):
+            name = f"{path.name}:{node.lineno} {node.name}"
+            found += [f"{name}: {length(node)} lines"] * (length(node) > function)
+            found += [f"{name}: {num_parameters(node)} parameters"] * (num_parameters(node) > parameters)
+    return found
