@@ -27,7 +27,7 @@ class Alive(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.storages, self.peak = {}, 0
+        self.storages, self.total, self.peak = {}, 0, 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         """Run the operation, then look."""
@@ -35,10 +35,17 @@ class Alive(TorchDispatchMode):
         for tensor in output if isinstance(output, (tuple, list)) else [output]:
             if isinstance(tensor, torch.Tensor):
                 storage = tensor.untyped_storage()
+                self.total += storage.nbytes() - self.storages.get(storage._cdata, (None, 0))[1]
                 self.storages[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self.storages = {key: (ref, size) for key, (ref, size) in self.storages.items() if not ref.expired()}
-        self.peak = max(self.peak, sum(size for _, size in self.storages.values()))
+        if self.total > self.peak:  # with the dead ones: where it is less, there is no need to look for them
+            self.forget_the_dead()
+            self.peak = max(self.peak, self.total)
         return output
+
+    def forget_the_dead(self) -> None:
+        """Keep the storages that are still referenced, and count them anew."""
+        self.storages = {key: (ref, size) for key, (ref, size) in self.storages.items() if not ref.expired()}
+        self.total = sum(size for _, size in self.storages.values())
 
 
 def peak(work: Callable[[], object]) -> float:
