@@ -1,6 +1,7 @@
 # make demo   install, segment a sample clip with the embedded model, run the overview notebook
 # make lab    install, open the workbook
-# make test   install, unit tests, notebooks, paired notebooks in step, lint
+# make test   install, lint, paired notebooks in step, unit tests, notebooks
+# make test-training   the scripts that train the embedded model and measure it
 # make test-full   Stable Diffusion and Stable Video Diffusion at full size with random weights: 12 GB of memory, some minutes
 # make bench       the paper's schedule against the default: compute, time, memory
 # make gpu-check MODEL=sd21-base [VSPW=folder]   download a model, run the sample clips, write a report
@@ -10,8 +11,15 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 NOTEBOOKS := $(wildcard notebooks/*.py)
+# Processes of the tests. Each holds torch and a model, about 1 GB: on a machine with more cores and memory, make test JOBS=4.
+JOBS ?= 2
+SPREAD = -n $(JOBS) --dist loadfile
+# Beside another process, threads that spin while they wait make K-means ten times slower.
+export OMP_WAIT_POLICY := PASSIVE
+# The tests spread over processes, not over threads.
+unit notebooks test-training test-browser: export OMP_NUM_THREADS := 1
 
-.PHONY: install demo figures lab test test-full test-browser bench gpu-check unit notebooks pair sync lint format clean browser
+.PHONY: install demo figures lab test test-training test-full test-browser bench gpu-check unit notebooks pair sync lint format clean browser
 MODEL ?= sd21-base
 .DEFAULT_GOAL := test
 
@@ -46,7 +54,7 @@ lab: install
 test: install lint sync unit notebooks
 
 test-browser: browser
-	$(BIN)/python -m pytest -m browser tests/e2e
+	$(BIN)/python -m pytest -p no:nbval -m browser tests/e2e
 
 # What drives a browser is not needed for anything else, and is installed only here.
 browser: install
@@ -55,8 +63,12 @@ browser: install
 	@$(BIN)/python -c "import playwright" 2>/dev/null || \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[browser]"
 
+# Without nbval, which loads much of Jupyter in each process.
 unit: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -p no:nbval $(SPREAD)
+
+test-training: install
+	$(BIN)/python -m pytest -p no:nbval -n $(JOBS) -m training tests/training
 
 test-full: install
 	$(BIN)/python -m pytest -m long tests
@@ -69,7 +81,8 @@ gpu-check: install
 	$(BIN)/python benchmarks/gpu_check.py --model $(MODEL) $(if $(VSPW),--vspw $(VSPW))
 
 notebooks: install
-	VIDSEG_FAST=1 $(BIN)/python -m pytest -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout=120 notebooks/*.ipynb
+	VIDSEG_FAST=1 $(BIN)/python -m pytest -p no:cacheprovider $(SPREAD) \
+	  --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks/*.ipynb
 
 # The .py files are the source; the .ipynb files are made from them, without outputs.
 pair: install

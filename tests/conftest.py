@@ -1,6 +1,11 @@
 """What several tests need: the embedded model, and a small window of the generated clip."""
 
+import os
 import signal
+
+# Two workers share two cores, and a thread that waits should not spin. Subprocesses inherit it; torch reads it as it is loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import pytest
@@ -10,6 +15,8 @@ from vidseg_core import Settings, generated_clip, load_backbone
 
 SMALL = (96, 128)
 """Working size of most tests, in pixels: 12 x 16 cells."""
+
+torch.set_num_threads(1)  # also where the environment says otherwise: sums are rounded in the order of the threads
 
 # A shell starts what it puts in the background (`make test &`) deaf to Ctrl-C, and every process below inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

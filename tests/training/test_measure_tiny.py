@@ -13,13 +13,15 @@ from sklearn.cluster import KMeans
 from vidseg_core import InputError
 from vidseg_core.models.registry import data_folder
 
+pytestmark = pytest.mark.training
+
 VOID = 255
 TINY = data_folder() / "models" / "tiny"
 
 
 @pytest.fixture(scope="module")
 def script():
-    path = Path(__file__).resolve().parents[1] / "scripts" / "measure_tiny.py"
+    path = Path(__file__).resolve().parents[2] / "scripts" / "measure_tiny.py"
     spec = importlib.util.spec_from_file_location("measure_tiny", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

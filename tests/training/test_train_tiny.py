@@ -25,6 +25,8 @@ from vidseg_core.common import InputError
 from vidseg_core.io.samples import sample_clip
 from vidseg_core.models.registry import data_folder
 
+pytestmark = pytest.mark.training
+
 TINY = data_folder() / "models" / "tiny"
 SMALL = TrainSettings(steps=4, height=64, width=80, batch=2, blocks=(0, 1), block_weights=(0.5, 0.5), relation_tokens=40)
 OPTIONS = [
@@ -154,20 +156,17 @@ def test_the_mean_with_other_weights_is_written_and_not_trained_on(monkeypatch, 
     assert "no such folder" in refused(monkeypatch, capsys, *options, "--mean-with", tmp_path / "none")
 
 
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
+def test_a_run_goes_on_only_as_it_began(monkeypatch, capsys, folder, tmp_path):
+    options = ["--images", folder, *OPTIONS]
+    command(monkeypatch, tmp_path / "out", *options)
+    before = (tmp_path / "out" / "checkpoint.pt").read_bytes()
+    for words, expected in (
         (["--lr", "0.1"], "--lr 0.0004"),
         (["--batch", "3"], "--batch 2"),
         (["--block-weights", ".1", ".9"], "--block-weights"),
         (["--init", TINY], "began with other init"),
-    ],
-)
-def test_a_run_goes_on_only_as_it_began(monkeypatch, capsys, folder, tmp_path, words, expected):
-    options = ["--images", folder, *OPTIONS]
-    command(monkeypatch, tmp_path / "out", *options)
-    before = (tmp_path / "out" / "checkpoint.pt").read_bytes()
-    assert expected in refused(monkeypatch, capsys, tmp_path / "out", *options, *words)
+    ):
+        assert expected in refused(monkeypatch, capsys, tmp_path / "out", *options, *words)
     Image.new("RGB", (100, 100)).save(folder / "new.png")
     assert "began with other images" in refused(monkeypatch, capsys, tmp_path / "out", *options)
     assert (tmp_path / "out" / "checkpoint.pt").read_bytes() == before

@@ -14,7 +14,7 @@ from scipy import ndimage
 from vidseg_core.io.samples import data_folder, generated_clip, sample_clip
 from vidseg_core.models import registry
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CLASSES = {"cup": {0: "wall", 1: "cup", 2: "hand"}, "box": {0: "rest", 1: "box", 2: "hand", 3: "cloth"}}
 DRAWN = [0, 12, 24, 36, 47]
 

@@ -179,7 +179,7 @@ def test_odd_images_just_work(tmp_path):
         assert read_frames(folder / name).shape == (1, *rgb.shape)
 
 
-@pytest.mark.parametrize("size", [(3000, 4000), (16, 16), (1, 1)])
+@pytest.mark.parametrize("size", [(1500, 2000), (16, 16), (1, 1)])
 def test_one_image_of_any_size(tmp_path, size):
     Image.new("RGB", size[::-1], (1, 2, 3)).save(tmp_path / "one.png")
     clip = open_clip(tmp_path / "one.png")
