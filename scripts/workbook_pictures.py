@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))  # the browser's handling is that of the tests
-from e2e.lab import Notebook, browser_page, running_lab
+from e2e.lab import Notebook, running_browser, running_lab
 
 from vidseg_core.io.files import replacing
 
@@ -26,10 +26,12 @@ PICTURES = {
 
 def take(folder: Path) -> None:
     """Run each notebook, and save its explorer with what is around it."""
-    with tempfile.TemporaryDirectory() as state, running_lab(Path(state)) as lab, browser_page() as page:
+    with tempfile.TemporaryDirectory() as state, running_lab(Path(state)) as lab, running_browser() as new_page:
         for name, (notebook, number) in PICTURES.items():
+            page = new_page()
             opened = Notebook(lab, page, f"{notebook}.ipynb")
-            opened.run_all()
+            opened.start()
+            opened.finish()
             explorer = opened.explorer(number)
             explorer.scroll_into_view_if_needed()
             page.wait_for_timeout(1000)
@@ -37,6 +39,7 @@ def take(folder: Path) -> None:
             shot = shot.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=3)  # a palette: a third of the bytes
             with replacing(folder / f"{name}.png") as partial:
                 shot.save(partial, format="PNG", optimize=True)
+            opened.close()
             print(folder / f"{name}.png")
 
 

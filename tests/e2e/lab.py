@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -54,12 +54,16 @@ class Lab:
                     return
             except OSError:  # the server is not there yet; HTTP errors are OSErrors as well
                 pass
-            time.sleep(0.3)
+            time.sleep(0.1)
         raise TimeoutError(f"{what} took more than {seconds:.0f} s")
 
-    def kernel_is_idle(self) -> bool:
-        """Whether a kernel is connected to a page and has nothing to do (the page's own indicator says so too early)."""
-        kernels = [session["kernel"] for session in self.ask("api/sessions")]
+    def sessions(self, notebook: str) -> list[dict]:
+        """The sessions of a notebook, given by its file's name."""
+        return [session for session in self.ask("api/sessions") if Path(session["path"]).name == notebook]
+
+    def kernel_is_idle(self, notebook: str) -> bool:
+        """Whether its kernel is connected to a page and has nothing to do (the page's own indicator says so too early)."""
+        kernels = [session["kernel"] for session in self.sessions(notebook)]
         return any(k["execution_state"] == "idle" and k["connections"] >= 1 for k in kernels)
 
 
@@ -99,39 +103,47 @@ def running_lab(folder: Path, fast: bool = True) -> Iterator[Lab]:
 
 
 @contextmanager
-def browser_page(scale: float = 1.0) -> Iterator:
-    """A page of 1280x800 in a headless chromium; `scale`: device pixels for each CSS pixel."""
+def running_browser() -> Iterator[Callable]:
+    """A headless chromium, as the function that opens a page of 1280x800 in it."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_browser(), args=FLAGS, headless=True)
         try:
-            yield browser.new_page(viewport=SIZE, device_scale_factor=scale)
+            yield lambda: browser.new_page(viewport=SIZE)
         finally:
             browser.close()
 
 
 class Notebook:
-    """One notebook in a page."""
+    """One notebook in a page of its own."""
 
     def __init__(self, lab: Lab, page, name: str):
-        self.lab, self.page = lab, page
-        for session in lab.ask("api/sessions"):
-            lab.ask(f"api/sessions/{session['id']}", "DELETE")
+        self.lab, self.page, self.name = lab, page, name
         page.goto(f"{lab.url}/lab/workspaces/{Path(name).stem}/tree/notebooks/{name}?reset&token={lab.token}")
         page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
-        lab.wait(lab.kernel_is_idle, 60, "starting the kernel")
+        lab.wait(self.is_idle, 60, "starting the kernel")
 
-    def run_all(self, seconds: float = 240) -> float:
-        """Run All Cells from the menu and wait for the last one; returns the seconds it took."""
-        started = time.monotonic()
+    def is_idle(self) -> bool:
+        return self.lab.kernel_is_idle(self.name)
+
+    def start(self) -> None:
+        """Run All Cells from the menu."""
         self.page.get_by_role("menuitem", name="Run", exact=True).click()
         self.page.locator("[data-command='runmenu:run-all']").click()
+
+    def finish(self, seconds: float = 600) -> None:
+        """Wait for the last cell, or for an error."""
         prompts = self.page.locator(".jp-Notebook .jp-CodeCell .jp-InputPrompt")
         finished = lambda: all(p.strip("[]: ").isdecimal() for p in prompts.all_inner_texts())  # noqa: E731
         self.lab.wait(lambda: finished() or self.errors(), seconds, "running the notebook")
         self.page.wait_for_timeout(1000)  # the last picture is on its way
-        return time.monotonic() - started
+
+    def close(self) -> None:
+        """Stop the kernel and close the page."""
+        for session in self.lab.sessions(self.name):
+            self.lab.ask(f"api/sessions/{session['id']}", "DELETE")
+        self.page.close()
 
     def errors(self) -> list[str]:
         """The text of every error that a cell or a widget shows."""
@@ -145,15 +157,15 @@ class Notebook:
         """The explorer that stands at this place among all of the notebook's, counted from 0."""
         return self.page.locator(".vidseg-explorer").nth(number)
 
-    def changed(self, explorer, before: str, seconds: float = 30) -> str:
+    def changed(self, explorer, before: str, seconds: float = 60) -> str:
         """Wait until the explorer's picture is another than `before`, then until it rests (a drag may redraw it many times);
         returns it."""
         self.lab.wait(lambda: self.picture(explorer) != before, seconds, "redrawing the picture")
         seen = ""
         while seen != self.picture(explorer):
             seen = self.picture(explorer)
-            self.page.wait_for_timeout(1500)
-            self.lab.wait(self.lab.kernel_is_idle, seconds, "coming to rest")
+            self.page.wait_for_timeout(500)
+            self.lab.wait(self.is_idle, seconds, "coming to rest")
         return seen
 
     def picture(self, explorer) -> str:

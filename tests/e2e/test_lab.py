@@ -2,21 +2,22 @@
 
 import pytest
 
-from e2e.lab import Notebook, browser_page, running_lab
+from e2e.lab import Notebook, running_browser, running_lab
 
 pytestmark = pytest.mark.browser
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    with running_lab(tmp_path_factory.mktemp("lab")) as lab:
-        yield lab
+NAMES = ("01_features.ipynb", "04_upsampling.ipynb")
 
 
 @pytest.fixture(scope="module")
-def page():
-    with browser_page() as page:
-        yield page
+def notebooks(tmp_path_factory):
+    """Both notebooks, each in a page of its own, as their cells begin to run: two kernels keep two cores busy."""
+    with running_lab(tmp_path_factory.mktemp("lab")) as lab, running_browser() as new_page:
+        opened = {name: Notebook(lab, new_page(), name) for name in NAMES}
+        for notebook in opened.values():
+            notebook.start()
+        yield opened
 
 
 def drag(page, slider, share):
@@ -62,10 +63,10 @@ def use(notebook, explorer, by_mouse, by_keys, click):
     assert len(set(seen)) == 4, "the picture did not follow every gesture"
 
 
-def test_01_features(lab, page):
+def test_01_features(notebooks):
     """The point's explorer: a slider dragged, one moved by keys, a click in a frame; the sliders show where the click fell."""
-    notebook = Notebook(lab, page, "01_features.ipynb")
-    notebook.run_all()
+    notebook = notebooks["01_features.ipynb"]
+    notebook.finish()
     assert notebook.errors() == []
     similar = notebook.explorer(1)
     use(notebook, similar, ("row", 0.8), "column", (0.05, 0.2))
@@ -73,26 +74,28 @@ def test_01_features(lab, page):
     assert notebook.errors() == []
 
 
-def test_04_upsampling(lab, page):
+def test_04_upsampling(notebooks):
     """The explorer of the borders: a slider dragged, one moved by keys, a click in the frame."""
-    notebook = Notebook(lab, page, "04_upsampling.ipynb")
-    notebook.run_all()
+    notebook = notebooks["04_upsampling.ipynb"]
+    notebook.finish()
     assert notebook.errors() == []
     use(notebook, notebook.explorer(1), ("width", 0.7), "x", (0.06, 0.1))
     modulation, before = notebook.explorer(0), notebook.picture(notebook.explorer(0))
     modulation.scroll_into_view_if_needed()
-    drag(page, named(modulation, "damping"), 0.8)
+    drag(notebook.page, named(modulation, "damping"), 0.8)
     notebook.changed(modulation, before)
     assert float(readout(named(modulation, "damping"))) > 0.5 and notebook.errors() == []
 
 
-def test_an_error_would_be_seen(lab, page):
+def test_an_error_would_be_seen(notebooks):
     """The check for errors finds one, so that its silence above means something."""
-    notebook = Notebook(lab, page, "01_features.ipynb")
+    notebook = notebooks["01_features.ipynb"]
+    notebook.finish()
+    page = notebook.page
     page.keyboard.press("Escape")
     page.locator(".jp-Notebook .jp-CodeCell .cm-content").first.click()
     page.keyboard.press("Control+A")
     page.keyboard.insert_text("1 / 0")
     page.keyboard.press("Shift+Enter")
-    lab.wait(lambda: notebook.errors(), 30, "an error's appearance")
+    notebook.lab.wait(lambda: notebook.errors(), 30, "an error's appearance")
     assert "ZeroDivisionError" in notebook.errors()[0]
