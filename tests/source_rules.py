@@ -73,7 +73,7 @@ def imports_upwards(folder: Path) -> list[str]:
                 other = module_of(folder, name)
                 if layer(other) > layer(here):
                     found.append(f"{path.relative_to(folder)}:{node.lineno} imports {'.'.join(other) or '__init__'}")
-    return found
+    return list(dict.fromkeys(found))
 
 
 def functions(tree: ast.AST) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
