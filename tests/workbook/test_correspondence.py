@@ -28,7 +28,12 @@ def test_explore_track(sliding):
     assert shown["votes"].tolist() == sliding.coarse[np.arange(5), row, column].tolist()
     explorer.set(frame=4, row=2, column=int(column[-1]))
     assert explorer.shown["cells"][4].tolist() == [2, int(column[-1])], "a track that ends there, taken hold of at its end"
-    explorer.set(method="reference", frame=4, row=2, column=5)
+    visited = sliding.tracks(RefineSettings(method="reference")).cells[:, 4].tolist()
+    row, column = divmod(min(set(range(60)) - set(visited)), 10)
+    explorer.set(method="reference", frame=4, row=row, column=column)
+    assert explorer.shown["winner"] == -1 and explorer.shown["share"] == 0, "the paper's tracks do not come here"
+    row, column = divmod(int(sliding.tracks(RefineSettings(method="reference")).cells[0, 0]), 10)
+    explorer.set(frame=0, row=row, column=column)
     assert explorer.shown["cells"][1].tolist() == explorer.shown["cells"][0].tolist(), "the paper's first hop stays"
     explorer.set(method="tracks", frame=3, row=0, column=0)
     assert explorer.shown["cells"][:3].tolist() == [[-1, -1]] * 3, "a cell that came into view has a track from there on"

@@ -104,7 +104,7 @@ def explore_track(window: Window, settings: RefineSettings) -> Explorer:
     """Click a point of a frame and follow it; see what its track votes.
 
     `shown` has "cells" [f, 2] (row, column; -1 where the track is not), "truth" [f, 2] in pixels, "votes" [f] (-1: none),
-    "winner", "share" and "error", the largest distance from the truth in cells.
+    "winner" (-1: no track is there), "share" and "error", the largest distance from the truth in cells.
     """
     f, h, w = window.coarse.shape
     size = np.array(window.clip.labels.shape[1:])
@@ -127,8 +127,8 @@ def explore_track(window: Window, settings: RefineSettings) -> Explorer:
         error = np.abs((cells + 0.5) * size / (h, w) - 0.5 - truth).max(-1) / (size / (h, w)).max()
         far = error[(flat >= 0) & np.isfinite(truth[:, 0])]
         return figure, {
-            "cells": cells, "truth": truth, "votes": votes, "winner": int(values[counts.argmax()]),
-            "share": float(counts.max() / counts.sum()), "error": float(far.max()) if len(far) else np.nan,
+            "cells": cells, "truth": truth, "votes": votes, "winner": int(values[counts.argmax()]) if len(values) else -1,
+            "share": float(counts.max() / counts.sum()) if len(values) else 0.0, "error": float(far.max()) if len(far) else np.nan,
         }  # fmt: skip
 
     return Explorer(
