@@ -30,7 +30,7 @@ from vidseg_core.evaluation.evaluate import claim_folder
 from vidseg_core.evaluation.extractors import Extractor
 from vidseg_core.evaluation.labelled import AnyClip, Dataset
 from vidseg_core.evaluation.report import clip_scores, percent, total_scores
-from vidseg_core.evaluation.scoring import Plan, given_mask
+from vidseg_core.evaluation.scoring import given_mask
 from vidseg_core.evaluation.tally import Meter, Tally
 from vidseg_core.features import Features, extract_features, working_images
 from vidseg_core.io.files import replacing
@@ -123,8 +123,8 @@ def single_blocks(base: Settings, backbone: Backbone) -> dict[str, tuple[str, ..
 class Shared:
     """What the rows of one clip have in common: the features of the last settings asked for, and the cells of all."""
 
-    def __init__(self, clip: AnyClip, num_classes: int, backbone: Backbone):
-        self.clip, self.num_classes, self.backbone = clip, num_classes, backbone
+    def __init__(self, clip: AnyClip, backbone: Backbone):
+        self.clip, self.backbone = clip, backbone
         self.extractor = lru_cache(maxsize=1)(self._extractor)
         self.cells = lru_cache(maxsize=None)(self._cells)
 
@@ -145,8 +145,8 @@ class Shared:
         method = ContextMethod(self.backbone, settings, extract)
         if frame_by_frame:
             method = FrameMethod(extract, settings, self.backbone.device)
-        plan = Plan(Path(), self.num_classes, False, "", "", settings, "first")
-        return [replace(p, state={}) for p in method.stream(self.clip.read(0), given_mask(plan, self.clip))]
+        mask = given_mask(self.clip, settings.context.num_clusters)
+        return [replace(p, state={}) for p in method.stream(self.clip.read(0), mask)]
 
 
 def measure(row: Row, clip: AnyClip, dataset: Dataset, shared: Shared, seed: int) -> Tally:
@@ -180,7 +180,7 @@ def run(dataset: Dataset, base: Settings, backbone: Backbone, options: argparse.
                        "weights": fingerprint(backbone.unet)})  # fmt: skip
     results: dict[Row, dict[str, list[Tally]]] = {row: {} for row in chosen}
     for clip in dataset.clips:
-        shared = Shared(clip, len(dataset.classes), backbone)
+        shared = Shared(clip, backbone)
         for row in chosen:
             # the seed moves K-means alone: rows without it have one
             for seed in seeds if row.frame_by_frame or row.settings.context.naming == "clusters" else [0]:

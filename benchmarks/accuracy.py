@@ -17,6 +17,7 @@ from vidseg_core.evaluation.baselines import METHODS
 from vidseg_core.evaluation.datasets import SAMPLES, open_dataset
 from vidseg_core.evaluation.evaluate import Evaluation
 from vidseg_core.evaluation.report import percent
+from vidseg_core.evaluation.workers import Workers
 from vidseg_core.io.files import replacing
 
 CLUSTERS = {"davis": 8}
@@ -30,7 +31,7 @@ def evaluate(name: str, root: str | None, method: str, options: argparse.Namespa
     settings = Settings(context=ContextSettings(num_clusters=CLUSTERS.get(name, 20)))
     out = options.out / "-".join([name, method, options.model.replace("/", "_"), *(["restart"] if restart else [])])
     run = Evaluation(dataset, str(Path(root).resolve()) if root else "", method, options.model, settings, restart=restart)
-    run.run(out, options.workers, threads=options.threads, tell=lambda line: print(f"{method:16} {line}", flush=True))
+    run.run(out, Workers(options.workers), threads=options.threads, tell=lambda line: print(f"{method:16} {line}", flush=True))
     stages = json.loads((out / "results.json").read_text())["stages"]
     return {stage: scores["scores"] for stage, scores in stages.items()}
 

@@ -37,12 +37,10 @@ MODULES = [
 ]  # fmt: skip
 
 
-@pytest.mark.xfail(strict=False, reason="settings, paper, pipeline, io.run and evaluation.scoring import upwards")
 def test_imports_go_one_way():
     assert imports_upwards(PACKAGE) == []
 
 
-@pytest.mark.xfail(strict=False, reason="av by io.video, sklearn by context")
 def test_the_package_is_light_to_import():
     assert loaded_by("import vidseg_core") == []
 

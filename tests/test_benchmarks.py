@@ -27,7 +27,7 @@ def test_memory_is_counted_at_full_size(name):
     """Two frames of 128x128: less than for the registry's figures, and weights as many as the registry says."""
     gb = full_size_memory.measure(name, 2, (128, 128))
     assert gb["weights"] > 2 * MODELS[name].parameters[0] / 1000
-    for how, limit in zip(("direct", "reference"), MODELS[name].memory_gb, strict=True):
+    for how, limit in zip(("direct", "guided"), MODELS[name].memory_gb, strict=True):
         assert 0 < gb[how] < limit - gb["weights"]
 
 
@@ -51,11 +51,11 @@ def test_the_report_does_not_say_where_the_model_lies(tmp_path, short, capsys):
         assert "my-model" in text and "somebody" not in text
     report = json.loads((tmp_path / "out" / "my-model" / "report.json").read_text())
     assert report["settings"]["working_size"] == [96, 128] and report["offload"]
-    assert [row["strategy"] for row in report["rows"]] == ["direct", "reference"]
+    assert [row["strategy"] for row in report["rows"]] == ["direct", "guided"]
     assert all(0 <= row["agreement"] <= 1 and "not run" not in row for row in report["rows"])
 
 
-@pytest.mark.parametrize("which", ["direct", "reference"])
+@pytest.mark.parametrize("which", ["direct", "guided"])
 def test_a_strategy_without_enough_memory_has_a_row(tmp_path, short, monkeypatch, which):
     real = gpu_check.run
 

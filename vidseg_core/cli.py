@@ -1,24 +1,17 @@
-"""The command line: `python -m vidseg_core segment CLIP`."""
+"""The command line: `python -m vidseg_core segment CLIP`. A command imports what it needs when it runs."""
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from vidseg_core.common import InputError
-from vidseg_core.evaluation.evaluate import add_command as add_evaluate
-from vidseg_core.io.files import UnfinishedFolder
-from vidseg_core.io.masks import read_mask, read_names
-from vidseg_core.io.run import Job, run_job
-from vidseg_core.io.video import open_clip
 from vidseg_core.models.registry import MODELS, TINY
-from vidseg_core.models.weights import on_disk, resolve
-from vidseg_core.paper import reference_settings
 from vidseg_core.settings import Settings
 
 STAGES = ("features", "context", "refine", "upsample", "write")
@@ -29,21 +22,32 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except InputError as error:
-        print(f"vidseg: {error}", file=sys.stderr)
+    except (InputError, OSError) as error:  # a full disk is nobody's mistake, but needs no traceback either
+        kept = f" ({_notes(error)})" if _notes(error) else ""
+        print(f"vidseg: {error}{kept}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         exec("")  # else CPython ends by SIGINT, not by our status, if the interrupt passed an exec(), as imports have them
-        kept = str(stop) or "nothing was written, and what stood there is as it was"
+        kept = _notes(stop) or "nothing was written, and what stood there is as it was"
         print(f"\nvidseg: stopped; {kept}", file=sys.stderr)
         return 130
     return 0
 
 
+def _notes(error: BaseException) -> str:
+    """What is kept of the work that an exception ended: whoever knows it adds a note."""
+    return "; ".join(getattr(error, "__notes__", ()))
+
+
 def segment(options: argparse.Namespace) -> None:
     """Segment a clip into a folder: masks/, overlay.mp4, segments.csv, contact_sheet.png, run.json. Stop it at will: the same
     command with --resume goes on."""
-    settings = _settings(options)
+    from vidseg_core.io.files import UnfinishedFolder
+    from vidseg_core.io.masks import read_mask, read_names
+    from vidseg_core.io.run import Job, run_job
+    from vidseg_core.io.video import open_clip
+
+    settings = read_settings(options)
     clip = open_clip(options.clip, *_frame_range(options.frames), options.stride)
     mask = None if options.first_mask is None else read_mask(options.first_mask)
     names = None if options.names is None else read_names(options.names)
@@ -66,8 +70,34 @@ def _stem(clip: str) -> str:
     return path.stem if "*" not in path.name else path.parent.name or "clip"
 
 
+def evaluate(options: argparse.Namespace) -> None:
+    """Score a method on a labelled set: results.csv, results.json and results.md. Stop it at will: the same command goes on."""
+    from vidseg_core.evaluation.datasets import open_dataset
+    from vidseg_core.evaluation.evaluate import Evaluation
+    from vidseg_core.evaluation.workers import Workers
+
+    settings = read_settings(options)
+    dataset = open_dataset(options.dataset, options.root, options.split)
+    if options.clips:
+        wanted = options.clips.split(",")
+        if unknown := sorted(set(wanted) - {clip.name for clip in dataset.clips}):
+            raise InputError(f"no clip {unknown[0]!r}; there are {', '.join(clip.name for clip in dataset.clips)}")
+        dataset = replace(dataset, clips=tuple(clip for clip in dataset.clips if clip.name in wanted))
+    root = str(Path(options.root).expanduser().resolve()) if options.root else ""
+    run = Evaluation(dataset, root, options.method, options.model, settings, options.protocol, options.restart)
+    if options.protocol == "matched" and settings.context.num_segments is None:
+        print("every cluster is a segment, of which most find no class; --segments N merges them first", file=sys.stderr)
+    out = Path(options.out or Path("outputs", f"evaluate-{options.dataset}-{options.method}"))
+    threads = options.threads or (1 if options.workers else None)
+    workers = Workers(options.workers, options.scheduler)
+    table = run.run(out, workers, options.device, threads, lambda line: print(line, flush=True))
+    print(f"\n{table}\nIn {out}: results.csv, results.json, results.md")
+
+
 def models(options: argparse.Namespace) -> None:
     """List the models of the registry, what they take, and which are on this machine."""
+    from vidseg_core.models.weights import on_disk
+
     row = "{:10} {:6} {:10} {:9} {:13} {:10} {:8} {:9} {:33} {}"
     columns = ("family", "trained at", "predicts", "download, GB", "memory, GB", "on disk", "stage 4", "licence", "source")
     print(row.format("model", *columns))
@@ -77,33 +107,47 @@ def models(options: argparse.Namespace) -> None:
         memory = " / ".join(map(str, model.memory_gb)) if model.memory_gb else "-"
         print(row.format(model.name, model.family, native, model.prediction[:9], size, memory, there, model.strategy,
                          model.licence, model.sources[0] + (f" ({model.note})" if model.note else "")))  # fmt: skip
-    print("\nDownload: in full / half precision. Memory: on a GPU, float16, 14 frames of 512x512, stage 4 direct / reference.")
+    print("\nDownload: in full / half precision. Memory: on a GPU, float16, 14 frames of 512x512, stage 4 direct / guided.")
     print("--model also takes a folder that diffusers saved or a hub id OWNER/NAME of these families.")
 
 
-def _settings(options: argparse.Namespace) -> Settings:
-    if options.settings:
-        if options.reference:
-            raise InputError("--reference and --settings both say what all settings are: give one of them")
-        try:
-            data = json.loads(Path(options.settings).read_text())
-        except (OSError, ValueError) as error:
-            raise InputError(f"{options.settings} cannot be read as settings ({error}): give a run.json") from error
-        base = Settings.from_dict(data.get("settings", data) if isinstance(data, dict) else data)
-    else:
-        base = reference_settings(resolve(options.model)) if options.reference else Settings()
+def read_settings(options: argparse.Namespace) -> Settings:
+    """Settings of a file, of the paper or the default ones, and the options that stand beside it."""
+    base = _base_settings(options)
     if options.first_mask is not None and options.segments is None:
         base = replace(base, context=replace(base.context, num_segments=None))
-    context = {"num_clusters": options.clusters, "num_segments": options.segments}
-    top = {"seed": options.seed, "working_size": options.size and _size(options.size), "window": options.window}
-    told = {} if options.prompt is None else {"prompt": options.prompt}
+    size = None if options.size is None else _size(options.size)
     return replace(
         base,
-        condition=replace(base.condition, **told),
-        context=replace(base.context, **{k: v for k, v in context.items() if v is not None}),
-        upsample=replace(base.upsample, **({"strategy": options.strategy} if options.strategy else {})),
-        **{k: v for k, v in top.items() if v is not None},
+        condition=_given(base.condition, prompt=options.prompt),
+        context=_given(base.context, num_clusters=options.clusters, num_segments=options.segments),
+        upsample=_given(base.upsample, strategy=options.strategy),
+        **_known(seed=options.seed, working_size=size, window=options.window),
     )
+
+
+def _base_settings(options: argparse.Namespace) -> Settings:
+    from vidseg_core.io.files import read_json
+    from vidseg_core.models.weights import resolve
+
+    if options.settings and options.reference:
+        raise InputError("--reference and --settings both say what all settings are: give one of them")
+    if options.settings:
+        data = read_json(Path(options.settings), "--settings takes a run.json")
+        return Settings.from_dict(data.get("settings", data) if isinstance(data, dict) else data)
+    if options.reference:
+        from vidseg_core.paper import reference_settings
+
+        return reference_settings(resolve(options.model))
+    return Settings()
+
+
+def _given(part: Any, **options: Any) -> Any:
+    return replace(part, **_known(**options))
+
+
+def _known(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -150,34 +194,60 @@ def _bars(total: int, finished: int) -> Iterator[Callable[[str, float], None]]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("vidseg", description="Training-free video segmentation with diffusion models (VidSeg).")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    run = commands.add_parser("segment", help="segment a clip", description=segment.__doc__)
-    run.set_defaults(run=segment)
-    add = run.add_argument
+    _add_segment(commands.add_parser("segment", help="segment a clip", description=segment.__doc__))
+    _add_evaluate(commands.add_parser("evaluate", help="score a method on a labelled set", description=evaluate.__doc__))
+    commands.add_parser("models", help="list the models", description=models.__doc__).set_defaults(run=models)
+    return parser
+
+
+def _add_settings(add: Callable) -> None:
+    """What both commands take."""
+    add("--model", default="tiny", metavar="NAME", help=f"{', '.join(MODELS)}, a folder that diffusers saved, or a hub id")
+    add("--segments", type=int, metavar="N", help="merge the clusters to N segments (default: as many as clusters)")
+    add("--clusters", type=int, metavar="K", help="clusters of K-means (default: 20)")
+    add("--reference", action="store_true", help="all settings as the paper's code has them, quirks included")
+    add("--settings", metavar="FILE", help="settings from a run.json; options given beside it prevail")
+    add("--seed", type=int, metavar="N", help="the only source of randomness (default: 0)")
+    add("--device", metavar="NAME", help="cuda, mps or cpu (default: the first of these that is there)")
+
+
+def _add_segment(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=segment)
+    add = parser.add_argument
     add("clip", metavar="CLIP", help="a video (mp4, webm, mov, avi, gif), a folder of images, or a glob pattern in quotes")
     add("--out", metavar="DIR", help="where to write (default: outputs/NAME-OF-CLIP)")
     add("--overwrite", action="store_true", help="replace the result of an earlier run, and forget an unfinished one")
     add("--resume", action="store_true", help="go on with an unfinished run behind its last whole window")
-    add("--model", default="tiny", metavar="NAME", help=f"{', '.join(MODELS)}, a folder that diffusers saved, or a hub id")
-    add("--segments", type=int, metavar="N", help="merge the clusters to N segments (default: as many as clusters)")
-    add("--clusters", type=int, metavar="K", help="clusters of K-means (default: 20)")
-    add(
-        "--first-mask",
-        metavar="PNG",
-        help="class numbers of the first frame taken, 255 = void: the result has these classes",
-    )
+    _add_settings(add)
+    add("--first-mask", metavar="PNG", help="class numbers of the first frame taken, 255 = void: the result has these classes")
     add("--names", metavar="FILE", help="names of the numbers, a JSON object or a text file with one a line")
     add("--frames", default="0:", metavar="START:STOP", help="which frames, counted from 0 (default: all)")
     add("--stride", type=int, default=1, metavar="N", help="take every Nth frame")
     add("--size", metavar="WxH", help="working size (default: near the model's native one); results have the clip's size")
     add("--strategy", choices=("direct", "guided", "reference"), help="how stage 4 runs (default: the model's)")
-    add("--reference", action="store_true", help="all settings as the paper's code has them, quirks included")
-    add("--settings", metavar="FILE", help="settings from a run.json; options given beside it prevail")
-    add("--seed", type=int, metavar="N", help="the only source of randomness (default: 0)")
     add("--window", type=int, metavar="N", help="frames that are segmented together (default: 14)")
     add("--prompt", metavar="TEXT", help="what image models are told (default: nothing, as in the paper)")
-    add("--device", metavar="NAME", help="cuda, mps or cpu (default: the first of these that is there)")
     add("--dtype", choices=("float32", "float16", "bfloat16"), help="precision (default: float16 on cuda, else float32)")
     add("--offload", action="store_true", help="keep weights in main memory and move each part to the device while it runs")
-    add_evaluate(commands)
-    commands.add_parser("models", help="list the models", description=models.__doc__).set_defaults(run=models)
-    return parser
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    from vidseg_core.evaluation.datasets import READERS, SAMPLES
+    from vidseg_core.evaluation.scoring import PROTOCOLS
+
+    parser.set_defaults(run=evaluate, first_mask=None, size=None, strategy=None, window=None, prompt=None)
+    add = parser.add_argument
+    add("--dataset", required=True, metavar="NAME", help=f"{', '.join((*READERS, *SAMPLES))}")
+    add("--root", metavar="DIR", help="where the set is, in its owner's layout (not for the last ones, which come along)")
+    add("--split", metavar="NAME", help="which list of clips (default: val; SegNet's CamVid: test)")
+    add("--clips", metavar="A,B", help="only these clips")
+    add("--method", default="vidseg", metavar="NAME", help="vidseg or a baseline: bilinear, colour, cnn, kmeans, frames, "
+        "propagation, cnn-propagation (default: vidseg)")  # fmt: skip
+    add("--protocol", choices=PROTOCOLS, help="how clusters get names: first = the true mask of frame 0 is given (the "
+        "paper's); named = by the first labelled frame, afterwards; matched = by all labels (Hungarian)")  # fmt: skip
+    add("--restart", action="store_true", help="each window is a clip of its own, with its own first mask")
+    _add_settings(add)
+    add("--out", metavar="DIR", help="where to write, and go on (default: outputs/evaluate-DATASET-METHOD)")
+    add("--workers", type=int, default=0, metavar="N", help="spread clips over N processes, one a GPU where there are GPUs")
+    add("--scheduler", metavar="ADDRESS", help="spread clips over this Dask cluster, such as tcp://host:8786")
+    add("--threads", type=int, metavar="N", help="threads of each process (default: torch's choice; 1 with --workers)")

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from vidseg_core.common import InputError
 from vidseg_core.context import Clusters, kmeans, name_clusters
 from vidseg_core.evaluation.extractors import Extractor, cnn_features, colour_features, model_features
+from vidseg_core.evaluation.scoring import Window
 from vidseg_core.models.backbone import Backbone
 from vidseg_core.pipeline import VidSeg, windows
 from vidseg_core.scene import Scene, check_mask
@@ -27,12 +28,9 @@ State = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """A method's window of n frames, the first of them number `start`: `maps` has labels, 255 = void, for each stage, [n, h, w]
-    in cells or [n, H, W] in pixels; `state` are the arrays from which `stream` goes on behind it."""
+class Predicted(Window):
+    """A method's window; `state` are the arrays from which `stream` goes on behind it."""
 
-    start: int
-    maps: dict[str, Integer[np.ndarray, "n _ _"]] = field(repr=False)
     state: State = field(repr=False)
 
 

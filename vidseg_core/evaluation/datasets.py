@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from vidseg_core.common import InputError
+from vidseg_core.common import VOID, InputError
 from vidseg_core.evaluation.labelled import (
     CAMVID_11,
     CITYSCAPES,
@@ -25,7 +25,6 @@ from vidseg_core.evaluation.labelled import (
     identity_codes,
     object_codes,
 )
-from vidseg_core.evaluation.metrics import VOID
 from vidseg_core.io.masks import read_mask, read_names
 from vidseg_core.io.samples import CLIPS, generated_clip, sample_clip
 from vidseg_core.io.video import IMAGE_SUFFIXES

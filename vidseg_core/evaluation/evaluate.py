@@ -1,12 +1,11 @@
-"""`python -m vidseg_core evaluate`: a method scored on a labelled set, clip by clip, to be stopped and gone on with at will."""
+"""A method evaluated on a labelled set, clip by clip, to be stopped and gone on with at will."""
 
-import argparse
 import hashlib
 import json
 import os
-import sys
 import time
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,21 @@ from typing import Any
 import numpy as np
 
 from vidseg_core.common import InputError
-from vidseg_core.evaluation.datasets import READERS, SAMPLES, open_dataset
+from vidseg_core.evaluation.clips import Plan, Store, refuse_other_weights
 from vidseg_core.evaluation.labelled import AnyClip, Dataset, LabelledArrays
 from vidseg_core.evaluation.report import clip_scores, never_found, percent, write_report
-from vidseg_core.evaluation.scoring import PROTOCOLS, Plan, Store, refuse_other_weights
+from vidseg_core.evaluation.scoring import PROTOCOLS, Rules
 from vidseg_core.evaluation.tally import Tally
+from vidseg_core.evaluation.workers import Workers, spread_clips
+from vidseg_core.io.files import read_json
+from vidseg_core.io.provenance import differences
 from vidseg_core.io.results import write_json
 from vidseg_core.models.weights import resolve
-from vidseg_core.paper import reference_settings
 from vidseg_core.settings import Settings
+
+Results = dict[str, dict[str, Any] | None]
+"""What `evaluate_clip` gave, by the clip's name; None: not finished."""
+HERE = Workers()
 
 
 @dataclass(frozen=True)
@@ -54,39 +59,54 @@ class Evaluation:
         return (self.dataset.restart(self.settings.window) if self.restart else self.dataset).clips
 
     def run(
-        self, out: str | Path, workers: int = 0, scheduler: str | None = None, device: str | None = None,
-        threads: int | None = None, tell=lambda line: None,
+        self, out: str | Path, workers: Workers = HERE, device: str | None = None, threads: int | None = None,
+        tell: Callable[[str], None] = lambda line: None,
     ) -> str:  # fmt: skip
         """Evaluate what is not yet in `out`, one line a clip to `tell`; writes results.csv, .json and .md there and returns
         the last. Raises InputError if `out` holds something else, and at the end, with the tables of the others written, if a
-        clip could not be evaluated."""
-        from vidseg_core.evaluation.baselines import METHODS
-        from vidseg_core.evaluation.workers import spread_clips
+        clip could not be evaluated. Every whole window is kept, whatever ends the run: a note on the exception says so."""
+        record, out = self._checked_record(), Path(out)
+        claim_folder(out, record)
+        results = {clip.name: read_result(out, clip.name) for clip in self.clips()}
+        rules, settings = Rules.of(self.dataset, self.protocol), self.settings.resolve(resolve(self.model))
+        made = made_with(out, results)
+        plan = Plan(out.resolve(), rules, self.method, self.model, settings, device, threads, made)
+        if all(results.values()):
+            refuse_other_weights(plan)
+        if finished := sum(map(bool, results.values())):
+            tell(f"{finished} of {len(results)} clips are in {out} already")
+        try:
+            failed = self._run_open(plan, results, workers, tell)
+        except (KeyboardInterrupt, OSError) as stop:
+            stop.add_note(f"{out} keeps every whole window: the same command goes on from there")
+            raise
+        return self._report(out, record, results, failed)
 
-        record, out = self.record(), Path(out)
+    def _checked_record(self) -> dict[str, Any]:
+        from vidseg_core.evaluation.baselines import METHODS
+
+        record = self.record()
         if self.method not in METHODS:
             raise InputError(f"no method {self.method!r}; there are {', '.join(METHODS)}")
         if record["protocol"] not in PROTOCOLS:
             raise InputError(f"no protocol {record['protocol']!r}; there are {', '.join(PROTOCOLS)}")
-        claim_folder(out, record)
-        results = {clip.name: read_result(out, clip.name) for clip in self.clips()}
-        open_ = [clip for clip in self.clips() if results[clip.name] is None]
-        made = made_with(out, results)
-        plan = Plan(out.resolve(), len(self.dataset.classes), self.dataset.official_vc, self.method, self.model,
-                    self.settings.resolve(resolve(self.model)), record["protocol"], device, threads, made,
-                    self.dataset.objects)  # fmt: skip
-        if not open_:
-            refuse_other_weights(plan)
-        failed, begun = {}, time.perf_counter()
-        if len(open_) < len(results):
-            tell(f"{len(results) - len(open_)} of {len(results)} clips are in {out} already")
-        for clip, result in spread_clips(plan, open_, workers, scheduler):
+        return record
+
+    def _run_open(self, plan: Plan, results: Results, workers: Workers, tell: Callable[[str], None]) -> dict[str, str]:
+        """Put the results that are missing into `results`; returns why there is none, for clips that failed."""
+        open_, failed = [clip for clip in self.clips() if not results[clip.name]], {}
+        begun = time.perf_counter()
+        for clip, result in spread_clips(plan, open_, workers):
             if isinstance(result, InputError):
                 failed[clip.name] = str(result)
                 tell(f"{clip.name}: failed. {result}")
                 continue
             results[clip.name] = result
             tell(f"{self.line(clip.name, result)}  {time.perf_counter() - begun:.0f} s")
+        return failed
+
+    def _report(self, out: Path, record: dict[str, Any], results: Results, failed: dict[str, str]) -> str:
+        """The tables. Raises InputError if a clip failed."""
         done = {name: result for name, result in results.items() if result}
         for half in out.rglob(".*.partial*"):  # what killed runs left; nobody writes any more
             half.unlink(missing_ok=True)
@@ -110,13 +130,8 @@ def claim_folder(out: Path, record: dict[str, Any]) -> None:
     """Make `out` the folder of the evaluation `record`. Raises InputError if it is of another, or holds other things."""
     path = out / "run.json"
     if path.is_file():
-        try:
-            known = json.loads(path.read_text())
-        except ValueError as error:
-            raise InputError(f"{path} is damaged ({error}): remove {out}, or choose another --out") from error
-        differing = [difference(key, known.get(key), record[key]) for key in record if known.get(key) != record[key]]
-        if differing:
-            raise InputError(f"{out} holds another evaluation, with {'; '.join(differing)}: choose another --out, or remove it")
+        if other := differences(read_json(path, f"remove {out}, or choose another --out"), record):
+            raise InputError(f"{out} holds another evaluation, with {other}: choose another --out, or remove it")
         return
     # a kill amid the very first write leaves half a run.json
     if out.exists() and (not out.is_dir() or any(not fnmatch(path.name, ".*.partial*") for path in out.iterdir())):
@@ -138,26 +153,13 @@ def digest_of(clip: AnyClip) -> str:
     return hashlib.sha256(repr(lines).encode()).hexdigest()[:16]
 
 
-def difference(key: str, before: Any, now: Any) -> str:
-    """The first thing in which two values differ, by its path."""
-    while isinstance(before, dict) and isinstance(now, dict):
-        inner = next(k for k in [*before, *now] if before.get(k) != now.get(k))
-        key, before, now = f"{key}.{inner}", before.get(inner), now.get(inner)
-    return f"{key} = {_short(before)}, not {_short(now)}"
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) < 60 else text[:57] + "..."
-
-
 def read_result(out: Path, clip: str) -> dict[str, Any] | None:
     """A clip's result, None if it is not finished."""
     path = Store(out, clip).result
-    return json.loads(path.read_text()) if path.is_file() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def made_with(out: Path, results: dict[str, dict[str, Any] | None]) -> dict[str, Any] | None:
+def made_with(out: Path, results: Results) -> dict[str, Any] | None:
     """With what the part that is there was made (`Plan.made`), be it finished clips or windows; None if there is none."""
     if known := next((result["made"] for result in results.values() if result), None):
         return known
@@ -165,70 +167,3 @@ def made_with(out: Path, results: dict[str, dict[str, Any] | None]) -> dict[str,
         with np.load(path, allow_pickle=False) as arrays:
             return json.loads(str(arrays["made"]))
     return None
-
-
-def evaluate(options: argparse.Namespace) -> None:
-    """Score a method on a labelled set: results.csv, results.json and results.md. Stop it at will: the same command goes on."""
-    settings = read_settings(options)
-    dataset = open_dataset(options.dataset, options.root, options.split)
-    if options.clips:
-        wanted = options.clips.split(",")
-        if unknown := sorted(set(wanted) - {clip.name for clip in dataset.clips}):
-            raise InputError(f"no clip {unknown[0]!r}; there are {', '.join(clip.name for clip in dataset.clips)}")
-        dataset = replace(dataset, clips=tuple(clip for clip in dataset.clips if clip.name in wanted))
-    root = str(Path(options.root).expanduser().resolve()) if options.root else ""
-    run = Evaluation(dataset, root, options.method, options.model, settings, options.protocol, options.restart)
-    if options.protocol == "matched" and settings.context.num_segments is None:
-        print("every cluster is a segment, of which most find no class; --segments N merges them first", file=sys.stderr)
-    out = Path(options.out or Path("outputs", f"evaluate-{options.dataset}-{options.method}"))
-    threads = options.threads or (1 if options.workers else None)
-    try:
-        table = run.run(out, options.workers, options.scheduler, options.device, threads, lambda line: print(line, flush=True))
-    except KeyboardInterrupt:
-        print(f"\nvidseg: stopped. {out} keeps every whole window: the same command goes on from there", file=sys.stderr)
-        raise SystemExit(130) from None
-    print(f"\n{table}\nIn {out}: results.csv, results.json, results.md")
-
-
-def read_settings(options: argparse.Namespace) -> Settings:
-    """Settings of a file or of the paper, and the options that stand beside it."""
-    if options.settings and options.reference:
-        raise InputError("--reference and --settings both say what all settings are: give one of them")
-    if options.settings:
-        try:
-            data = json.loads(Path(options.settings).read_text())
-        except (OSError, ValueError) as error:
-            raise InputError(f"{options.settings} cannot be read as settings ({error}): give a run.json") from error
-        base = Settings.from_dict(data.get("settings", data) if isinstance(data, dict) else data)
-    else:
-        base = reference_settings(options.model) if options.reference else Settings()
-    context = {"num_clusters": options.clusters, "num_segments": options.segments}
-    context = replace(base.context, **{name: value for name, value in context.items() if value is not None})
-    return replace(base, context=context, seed=base.seed if options.seed is None else options.seed)
-
-
-def add_command(commands: Any) -> None:
-    """The subcommand, for a parser's subparsers."""
-    parser = commands.add_parser("evaluate", help="score a method on a labelled set", description=evaluate.__doc__)
-    parser.set_defaults(run=evaluate)
-    add = parser.add_argument
-    add("--dataset", required=True, metavar="NAME", help=f"{', '.join((*READERS, *SAMPLES))}")
-    add("--root", metavar="DIR", help="where the set is, in its owner's layout (not for the last ones, which come along)")
-    add("--split", metavar="NAME", help="which list of clips (default: val; SegNet's CamVid: test)")
-    add("--clips", metavar="A,B", help="only these clips")
-    add("--method", default="vidseg", metavar="NAME", help="vidseg or a baseline: bilinear, colour, cnn, kmeans, frames, "
-        "propagation, cnn-propagation (default: vidseg)")  # fmt: skip
-    add("--model", default="tiny", metavar="NAME", help="as for segment (default: tiny)")
-    add("--protocol", choices=PROTOCOLS, help="how clusters get names: first = the true mask of frame 0 is given (the "
-        "paper's); named = by the first labelled frame, afterwards; matched = by all labels (Hungarian)")  # fmt: skip
-    add("--restart", action="store_true", help="each window is a clip of its own, with its own first mask")
-    add("--settings", metavar="FILE", help="settings from a run.json")
-    add("--reference", action="store_true", help="all settings as the paper's code has them")
-    add("--clusters", type=int, metavar="K", help="clusters of K-means (default: 20)")
-    add("--segments", type=int, metavar="N", help="merge the clusters to N segments (protocols named and matched)")
-    add("--seed", type=int, metavar="N", help="the only source of randomness (default: 0)")
-    add("--out", metavar="DIR", help="where to write, and go on (default: outputs/evaluate-DATASET-METHOD)")
-    add("--workers", type=int, default=0, metavar="N", help="spread clips over N processes, one a GPU where there are GPUs")
-    add("--scheduler", metavar="ADDRESS", help="spread clips over this Dask cluster, such as tcp://host:8786")
-    add("--threads", type=int, metavar="N", help="threads of each process (default: torch's choice; 1 with --workers)")
-    add("--device", metavar="NAME", help="cuda, mps or cpu (default: the first of these that is there)")

@@ -7,8 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 from PIL import ExifTags, Image
 
-from vidseg_core.common import InputError
-from vidseg_core.evaluation.metrics import VOID
+from vidseg_core.common import VOID, InputError
 from vidseg_core.io.masks import read_mask
 from vidseg_core.io.video import IMAGE_FPS, Clip, open_clip
 

@@ -1,11 +1,13 @@
 """Files and folders that appear whole or not at all."""
 
+import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from vidseg_core.common import InputError
 
@@ -27,6 +29,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """What a JSON file (UTF-8) holds. Raises InputError if it cannot be read, with what to do."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}): {remedy}") from error
 
 
 class RunFolder:

@@ -127,8 +127,9 @@ def explore_track(window: Window, settings: RefineSettings) -> Explorer:
         error = np.abs((cells + 0.5) * size / (h, w) - 0.5 - truth).max(-1) / (size / (h, w)).max()
         far = error[(flat >= 0) & np.isfinite(truth[:, 0])]
         return figure, {
-            "cells": cells, "truth": truth, "votes": votes, "winner": int(values[counts.argmax()]) if len(values) else -1,
-            "share": float(counts.max() / counts.sum()) if len(values) else 0.0, "error": float(far.max()) if len(far) else np.nan,
+            "cells": cells, "truth": truth, "votes": votes, "error": float(far.max()) if len(far) else np.nan,
+            "winner": int(values[counts.argmax()]) if len(values) else -1,
+            "share": float(counts.max() / counts.sum()) if len(values) else 0.0,
         }  # fmt: skip
 
     return Explorer(

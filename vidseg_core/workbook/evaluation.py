@@ -1,10 +1,7 @@
 """Evaluation by hand: protocols, measures and methods on the clips that come along."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from jaxtyping import Float, Int64, Integer, UInt8
@@ -15,7 +12,7 @@ from vidseg_core.evaluation.baselines import ContextMethod, FrameMethod, Method,
 from vidseg_core.evaluation.extractors import Extractor, model_features
 from vidseg_core.evaluation.labelled import Dataset, LabelledArrays
 from vidseg_core.evaluation.metrics import class_iou
-from vidseg_core.evaluation.scoring import Plan, Store, given_mask, load_window, score_windows, segment_names
+from vidseg_core.evaluation.scoring import Rules, given_mask, score
 from vidseg_core.evaluation.tally import Meter, Tally
 from vidseg_core.features import Features
 from vidseg_core.io.masks import PALETTE
@@ -86,17 +83,12 @@ def remembering(extract: Extractor) -> Extractor:
 def judge(method: Method, dataset: Dataset, settings: Settings, protocol: str = "first") -> Judged:
     """Run a method over a set's one clip and score it, as `python -m vidseg_core evaluate` does."""
     clip = dataset.clips[0]
-    with TemporaryDirectory() as folder:
-        plan = Plan(Path(folder), len(dataset.classes), dataset.official_vc, "", "", settings, protocol)
-        store = Store(plan.out, clip.name)
-        for window in method.stream(clip.read(0), given_mask(plan, clip) if protocol == "first" else None):
-            store.write(window.start, {name: maps.astype(np.uint8) for name, maps in window.maps.items()}, {}, "")
-        paths = store.windows()
-        names = segment_names(plan, clip, paths)
-        tallies, last = score_windows(plan, clip, paths, names, Counter()), method.stages[-1]
-        cells = [frame for path in paths for frame in load_window(path).maps[last]]
-    labels = np.stack([names[last][enlarge(frame, clip.size)] for frame in cells])
-    return Judged(clip, dataset.classes, labels, {stage: tallies[stage] for stage in method.stages})
+    mask = given_mask(clip, settings.context.num_clusters) if protocol == "first" else None
+    windows = list(method.stream(clip.read(0), mask))
+    scores, last = score(clip, windows, Rules.of(dataset, protocol)), method.stages[-1]
+    cells = [frame for window in windows for frame in window.maps[last]]
+    labels = np.stack([scores.names[last][enlarge(frame, clip.size)] for frame in cells])
+    return Judged(clip, dataset.classes, labels, {stage: scores.tallies[stage] for stage in method.stages})
 
 
 def name_in_ways(backbone: Backbone, dataset: Dataset) -> dict[str, Judged]:

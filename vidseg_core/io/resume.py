@@ -1,0 +1,116 @@
+"""What is on disk of a run, and what a call does with it: all of it, the rest, or nothing."""
+
+import json
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from vidseg_core.common import InputError
+from vidseg_core.io.files import UnfinishedFolder, read_json, replacing
+from vidseg_core.io.provenance import differences
+
+if TYPE_CHECKING:
+    from vidseg_core.pipeline import WindowResult
+
+
+@dataclass(frozen=True)
+class RunState:
+    """How far a run is: the masks of its first `frames` frames are finished, in `seconds` per stage. `record` is what these
+    and all further masks depend on, `scene` the state that the last window left."""
+
+    frames: int
+    record: dict[str, Any]
+    seconds: dict[str, float]
+    scene: dict[str, np.ndarray] = field(repr=False)
+
+    def write(self, path: Path) -> None:
+        """Replace the file at `path`, at once."""
+        words = json.dumps({"frames": self.frames, "record": self.record, "seconds": self.seconds})
+        with replacing(path) as partial:
+            np.savez(partial, run=np.array(words), **self.scene)
+
+    @classmethod
+    def read(cls, path: Path) -> "RunState":
+        """What `write` wrote. Raises InputError if it is damaged."""
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                scene = dict(arrays)
+            return cls(**json.loads(str(scene.pop("run"))), scene=scene)
+        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+            raise InputError(
+                f"{path} is damaged or of another version ({error}): remove {path.parent} to start anew"
+            ) from error
+
+    def after(self, window: "WindowResult") -> "RunState":
+        """This and the next window."""
+        seconds = {stage: self.seconds.get(stage, 0.0) + s for stage, s in window.seconds.items()}
+        return replace(self, frames=self.frames + len(window.labels), seconds=seconds, scene=window.scene.state())
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """Nothing of a run is there."""
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A run stopped and can go on behind `state`."""
+
+    state: RunState
+
+
+@dataclass(frozen=True)
+class Complete:
+    """A run is finished; `record` is its run.json."""
+
+    record: dict[str, Any]
+
+
+def inspect(folder: UnfinishedFolder) -> Fresh | Unfinished | Complete:
+    """What is there of a run. Raises InputError if it cannot be read."""
+    if folder.state.exists():
+        return Unfinished(RunState.read(folder.state))
+    path = folder.folder / "run.json"
+    return Complete(read_json(path, "choose another --out")) if path.exists() else Fresh()
+
+
+def decide(folder: UnfinishedFolder, request: dict[str, Any], resume: bool) -> Fresh | Unfinished | Complete:
+    """What a call has to do: all of it, the rest behind an unfinished run, or nothing.
+
+    Raises InputError if `folder` may not be replaced, if there is an unfinished run and neither `resume` nor
+    `folder.overwrite`, if a run to go on with is not of this `request`, and if it is damaged.
+    """
+    there = inspect(folder) if resume or not folder.overwrite else Fresh()
+    if isinstance(there, Complete) and resume:
+        other = differences(there.record, {key: value for key, value in request.items() if key in there.record})
+        if not other:
+            return there
+        if not folder.overwrite:
+            raise InputError(f"{folder.folder} is finished, with {other}. Choose another --out, or add --overwrite.")
+        there = Fresh()
+    if isinstance(there, Unfinished) and not resume:
+        reason = f"{folder.partial} is an unfinished run, {there.state.frames} frames are done."
+        raise InputError(f"{reason} Add --resume to go on with it, or --overwrite to start anew.")
+    folder.check()
+    if isinstance(there, Unfinished):
+        refuse_other(folder, there.state.record, request)
+        _refuse_gaps(folder, there.state.frames)
+    elif resume:
+        print(f"nothing to resume in {folder.folder}: starting with the first frame", file=sys.stderr)
+    return there
+
+
+def refuse_other(folder: UnfinishedFolder, known: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raises InputError if the unfinished run in `folder` is, by its record, not the one that is wanted now."""
+    if other := differences(known, now):
+        reason = f"The unfinished run in {folder.partial} has {other}."
+        raise InputError(f"{reason} Give what it was begun with, or add --overwrite without --resume to start anew.")
+
+
+def _refuse_gaps(folder: UnfinishedFolder, frames: int) -> None:
+    if missing := set(range(frames)) - {int(path.stem) for path in (folder.partial / "masks").glob("[0-9]*.png")}:
+        raise InputError(f"{folder.partial} lacks the mask of frame {min(missing)}. Start anew with --overwrite.")
