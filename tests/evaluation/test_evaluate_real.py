@@ -85,7 +85,7 @@ def test_a_first_mask_of_class_0_and_void_is_refused_everywhere(root, backbone, 
             Image.fromarray(array).save(tmp_path / "set" / part / path.name)
     for method in ("vidseg", "kmeans"):
         dataset = open_dataset("folder", tmp_path / "set")
-        with pytest.raises(InputError, match="1 of 1 clips.*save the white as 1"):
+        with pytest.raises(InputError, match=r"1 of 1 clips.*save the white as 1"):
             Evaluation(dataset, method=method, settings=QUICK).run(tmp_path / method, threads=1)
     mask = np.where(generated_clip(num_frames=1, size=SMALL).labels[0] == 0, 0, 255)
     write_mask(tmp_path / "mask.png", mask)
