@@ -98,7 +98,6 @@ def test_an_import_downwards_is_none(tmp_path, module, statement):
 # ---- sizes
 
 
-@pytest.mark.xfail(strict=False, reason="1,977 lines; pipeline.py has 255; modulation.py has functions of nine parameters")
 def test_the_method_is_read_in_an_afternoon():
     assert too_large(PACKAGE) == []
 

@@ -2,19 +2,14 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from vidseg_core.common import InputError
-from vidseg_core.models.registry import MODELS, TINY
+from vidseg_core.models.registry import MODELS
 from vidseg_core.settings import Settings
-
-STAGES = ("features", "context", "refine", "upsample", "write")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,6 +39,7 @@ def segment(options: argparse.Namespace) -> None:
     command with --resume goes on."""
     from vidseg_core.io.files import UnfinishedFolder
     from vidseg_core.io.masks import read_mask, read_names
+    from vidseg_core.io.progress import show_progress
     from vidseg_core.io.run import Job, run_job
     from vidseg_core.io.video import open_clip
 
@@ -58,7 +54,7 @@ def segment(options: argparse.Namespace) -> None:
     words = {name: getattr(options, name) for name in ("clip", "frames", "stride", "first_mask", "names")}
     how = (options.model, options.device, options.dtype, options.offload)
     job, folder = Job(clip, settings, mask, names, *how, words), UnfinishedFolder(target, options.overwrite)
-    if (done := run_job(job, folder, options.resume, _bars)) is None:
+    if (done := run_job(job, folder, options.resume, show_progress)) is None:
         print(f"{target} is complete: there is nothing to resume")
         return
     print(f"{done.frames} frames in {sum(done.seconds.values()):.0f} s. Look at {target / 'overlay.mp4'}")
@@ -78,11 +74,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
     settings = read_settings(options)
     dataset = open_dataset(options.dataset, options.root, options.split)
-    if options.clips:
-        wanted = options.clips.split(",")
-        if unknown := sorted(set(wanted) - {clip.name for clip in dataset.clips}):
-            raise InputError(f"no clip {unknown[0]!r}; there are {', '.join(clip.name for clip in dataset.clips)}")
-        dataset = replace(dataset, clips=tuple(clip for clip in dataset.clips if clip.name in wanted))
+    dataset = dataset.select(options.clips.split(",")) if options.clips else dataset
     root = str(Path(options.root).expanduser().resolve()) if options.root else ""
     run = Evaluation(dataset, root, options.method, options.model, settings, options.protocol, options.restart)
     if options.protocol == "matched" and settings.context.num_segments is None:
@@ -96,18 +88,9 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def models(options: argparse.Namespace) -> None:
     """List the models of the registry, what they take, and which are on this machine."""
-    from vidseg_core.models.weights import on_disk
+    from vidseg_core.models.weights import model_table
 
-    row = "{:10} {:6} {:10} {:9} {:13} {:10} {:8} {:9} {:33} {}"
-    columns = ("family", "trained at", "predicts", "download, GB", "memory, GB", "on disk", "stage 4", "licence", "source")
-    print(row.format("model", *columns))
-    for model in MODELS.values():
-        size = " / ".join(f"{model.download_gb(half):.1f}" for half in (False, True)) if model is not TINY else "embedded"
-        native, there = f"{model.native[1]}x{model.native[0]}", "yes" if on_disk(model) else "no"
-        memory = " / ".join(map(str, model.memory_gb)) if model.memory_gb else "-"
-        print(row.format(model.name, model.family, native, model.prediction[:9], size, memory, there, model.strategy,
-                         model.licence, model.sources[0] + (f" ({model.note})" if model.note else "")))  # fmt: skip
-    print("\nDownload: in full / half precision. Memory: on a GPU, float16, 14 frames of 512x512, stage 4 direct / guided.")
+    print(model_table())
     print("--model also takes a folder that diffusers saved or a hub id OWNER/NAME of these families.")
 
 
@@ -164,38 +147,16 @@ def _frame_range(text: str) -> tuple[int, int | None]:
     return int(start or 0), int(stop) if stop else None
 
 
-@contextmanager
-def _bars(total: int, finished: int) -> Iterator[Callable[[str, float], None]]:
-    """A progress bar for each stage on a terminal; a line when a tenth more of the clip is done elsewhere."""
-    begun = dict.fromkeys(STAGES, finished) | {"write": 0}  # the overlay is not written in parts
-    bars = [
-        tqdm(total=total, initial=begun[stage], desc=f"{stage:9}", unit="frame", position=n, disable=None, file=sys.stderr,
-             bar_format="{desc} {percentage:3.0f}% |{bar}| {n:.0f}/{total} frames, {remaining} left")
-        for n, stage in enumerate(STAGES)
-    ]  # fmt: skip
-    done, said = begun.copy(), finished * 10 // total
-
-    def tick(stage: str, frames: float) -> None:
-        nonlocal said
-        done[stage] += frames
-        bars[STAGES.index(stage)].update(frames)
-        tenths = round(done["upsample"]) * 10 // total
-        if bars[0].disable and tenths > said:
-            said = tenths
-            print(f"segmented {round(done['upsample'])} of {total} frames", file=sys.stderr, flush=True)
-
-    try:
-        yield tick
-    finally:
-        for bar in bars:
-            bar.close()
-
-
 def _parser() -> argparse.ArgumentParser:
+    from vidseg_core.evaluation.options import add_options
+
     parser = argparse.ArgumentParser("vidseg", description="Training-free video segmentation with diffusion models (VidSeg).")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_segment(commands.add_parser("segment", help="segment a clip", description=segment.__doc__))
-    _add_evaluate(commands.add_parser("evaluate", help="score a method on a labelled set", description=evaluate.__doc__))
+    run = commands.add_parser("evaluate", help="score a method on a labelled set", description=evaluate.__doc__)
+    run.set_defaults(run=evaluate, first_mask=None, size=None, strategy=None, window=None, prompt=None)
+    _add_settings(run.add_argument)
+    add_options(run.add_argument)
     commands.add_parser("models", help="list the models", description=models.__doc__).set_defaults(run=models)
     return parser
 
@@ -229,25 +190,3 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
     add("--prompt", metavar="TEXT", help="what image models are told (default: nothing, as in the paper)")
     add("--dtype", choices=("float32", "float16", "bfloat16"), help="precision (default: float16 on cuda, else float32)")
     add("--offload", action="store_true", help="keep weights in main memory and move each part to the device while it runs")
-
-
-def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    from vidseg_core.evaluation.datasets import READERS, SAMPLES
-    from vidseg_core.evaluation.scoring import PROTOCOLS
-
-    parser.set_defaults(run=evaluate, first_mask=None, size=None, strategy=None, window=None, prompt=None)
-    add = parser.add_argument
-    add("--dataset", required=True, metavar="NAME", help=f"{', '.join((*READERS, *SAMPLES))}")
-    add("--root", metavar="DIR", help="where the set is, in its owner's layout (not for the last ones, which come along)")
-    add("--split", metavar="NAME", help="which list of clips (default: val; SegNet's CamVid: test)")
-    add("--clips", metavar="A,B", help="only these clips")
-    add("--method", default="vidseg", metavar="NAME", help="vidseg or a baseline: bilinear, colour, cnn, kmeans, frames, "
-        "propagation, cnn-propagation (default: vidseg)")  # fmt: skip
-    add("--protocol", choices=PROTOCOLS, help="how clusters get names: first = the true mask of frame 0 is given (the "
-        "paper's); named = by the first labelled frame, afterwards; matched = by all labels (Hungarian)")  # fmt: skip
-    add("--restart", action="store_true", help="each window is a clip of its own, with its own first mask")
-    _add_settings(add)
-    add("--out", metavar="DIR", help="where to write, and go on (default: outputs/evaluate-DATASET-METHOD)")
-    add("--workers", type=int, default=0, metavar="N", help="spread clips over N processes, one a GPU where there are GPUs")
-    add("--scheduler", metavar="ADDRESS", help="spread clips over this Dask cluster, such as tcp://host:8786")
-    add("--threads", type=int, metavar="N", help="threads of each process (default: torch's choice; 1 with --workers)")

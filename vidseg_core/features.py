@@ -82,7 +82,8 @@ def _queries(
         else:
             paper.guided_descent(backbone, latents, noise, condition, settings.paper)
     maps = {path: _grid(taps[path][-len(latents) :], latents) for path in paths}
-    return tuple(_combine([maps[block + QUERY] for block in blocks], s.combine) for blocks in (s.blocks, s.match_blocks))
+    join = (lambda parts: torch.cat(parts, dim=-1)) if s.combine == "concat" else (lambda parts: torch.stack(parts).mean(0))
+    return tuple(join([maps[block + QUERY] for block in blocks]) for blocks in (s.blocks, s.match_blocks))
 
 
 def _grid(tokens: Float[Tensor, "f n d"], latents: Float[Tensor, "f c H W"]) -> Float[Tensor, "f h w d"]:
@@ -90,7 +91,3 @@ def _grid(tokens: Float[Tensor, "f n d"], latents: Float[Tensor, "f c H W"]) -> 
     height, width = latents.shape[-2:]
     stride = round((height * width / tokens.shape[1]) ** 0.5)
     return tokens.unflatten(1, (height // stride, width // stride)).float()
-
-
-def _combine(maps: list[Tensor], how: str) -> Tensor:
-    return torch.cat(maps, dim=-1) if how == "concat" else torch.stack(maps).mean(0)

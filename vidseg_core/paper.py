@@ -23,14 +23,7 @@ from vidseg_core.models.backbone import Backbone, Condition
 from vidseg_core.models.hooks import Recording
 from vidseg_core.models.registry import Model, find_model
 from vidseg_core.modulation import Group, NoisyWindow, Prediction, plan
-from vidseg_core.settings import (
-    ContextSettings,
-    FeatureSettings,
-    PaperSettings,
-    RefineSettings,
-    Settings,
-    UpsampleSettings,
-)
+from vidseg_core.settings import ContextSettings, FeatureSettings, PaperSettings, RefineSettings, Settings, UpsampleSettings
 from vidseg_core.tracks import Tracks, find_moves
 
 MULTIPLE = 64

@@ -1,6 +1,5 @@
 """The four stages, window after window: the only place that runs all of it."""
 
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -15,7 +14,7 @@ from vidseg_core.common import InputError
 from vidseg_core.correspondence import refine
 from vidseg_core.features import Features, extract_features, working_images
 from vidseg_core.models.backbone import Backbone
-from vidseg_core.models.memory import memory_checked
+from vidseg_core.models.watch import Progress, Watch
 from vidseg_core.scene import Scene, check_mask, open_scene
 from vidseg_core.settings import Settings
 from vidseg_core.upsample import upsample
@@ -24,8 +23,6 @@ Frames = UInt8[np.ndarray, "n H W 3"]
 Cells = Integer[np.ndarray, "n h w"]
 Pixels = Integer[np.ndarray, "n H W"]
 Names = Mapping[int, str] | Sequence[str]
-Progress = Callable[[str, float], None]
-"""Told (stage, frames) as the stages of a window are done: "features", "context", "refine", "upsample"."""
 KEPT = ("features",)
 """The large intermediates: memory per frame is that of its features, tens of megabytes with Stable Diffusion."""
 
@@ -89,7 +86,7 @@ class VidSeg:
         self.backbone = backbone
         self.settings = (settings or Settings()).resolve(backbone.model)
         self.extract = extract or (lambda frames: extract_features(backbone, self.images(frames), self.settings))
-        _check_model(backbone, self.settings)
+        backbone.check(self.settings)
 
     def __call__(
         self, frames: np.ndarray | Iterable[np.ndarray], first_mask: ArrayLike | None = None, names: Names | None = None,
@@ -139,7 +136,7 @@ class VidSeg:
         labels, timings = [], {**result.timings, "upsample": 0.0}
         for start in range(0, len(refined), self.settings.window):
             frames, cells = (a[start : start + self.settings.window] for a in (result.frames, refined))
-            watch = _Watch(self.backbone, progress, len(frames))
+            watch = Watch(self.backbone, progress, len(frames))
             labels.append(watch("upsample", self.enlarge, frames, torch.from_numpy(cells).to(self.backbone.device)))
             timings["upsample"] += watch.seconds["upsample"]
         settings = replace(self.settings, context=replace(self.settings.context, num_segments=num_segments))
@@ -170,13 +167,13 @@ class VidSeg:
     def _run(self, start: "_Start", progress: Progress | None, pixels: bool) -> Iterator[WindowResult]:
         scene = start.scene
         for frames in start.windows:
-            watch = _Watch(self.backbone, progress, len(frames))
+            watch = Watch(self.backbone, progress, len(frames))
             result = self._window(frames, scene, start, watch, pixels)
             scene = result.scene
             yield result
             del frames, result  # or they stay in memory while the next window is made
 
-    def _window(self, frames: Frames, scene: Scene | None, start: "_Start", watch: "_Watch", pixels: bool) -> WindowResult:
+    def _window(self, frames: Frames, scene: Scene | None, start: "_Start", watch: Watch, pixels: bool) -> WindowResult:
         """The method, for one window."""
         features = watch("features", self.extract, frames)
         scene = scene or watch("context", open_scene, features, self.settings, start.mask, start.names)
@@ -202,25 +199,6 @@ class _Start:
     scene: Scene | None
 
 
-class _Watch:
-    """Runs the stages of one window: takes the time, tells the progress, and says what to do if memory runs out."""
-
-    def __init__(self, backbone: Backbone, progress: Progress | None, frames: int):
-        self.backbone, self.progress, self.frames, self.seconds = backbone, progress, frames, {}
-
-    def __call__(self, stage: str, function: Callable, *arguments: Any) -> Any:
-        """`function(*arguments)`, which is this stage or a part of it."""
-        self.backbone.synchronize()
-        started = time.perf_counter()
-        with memory_checked():
-            result = function(*arguments)
-        self.backbone.synchronize()
-        if self.progress and stage not in self.seconds:
-            self.progress(stage, self.frames)
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
-        return result
-
-
 def windows(frames: Iterable[np.ndarray], size: int) -> Iterator[Frames]:
     """Groups of `size` consecutive frames, the last one shorter. InputError for what is no frame."""
     shape, group = None, []
@@ -239,19 +217,3 @@ def windows(frames: Iterable[np.ndarray], size: int) -> Iterator[Frames]:
             group = []
     if group:
         yield np.stack(group)
-
-
-def _check_model(backbone: Backbone, settings: Settings) -> None:
-    """Refuse blocks, noise levels and sizes that this model does not have, before any work."""
-    f, u, name = settings.features, settings.upsample, backbone.model.name
-    known = {path for path, _ in backbone.unet.named_modules()}
-    for path in (*f.blocks, *f.match_blocks, u.block):
-        if path not in known:
-            raise InputError(f"{name} has no block {path!r}: these settings are for another model")
-    backbone.sigma(f.timestep), backbone.sigma(u.timestep)
-    if isinstance(settings.paper.guidance, tuple) and not backbone.coupled:
-        raise InputError(f"paper.guidance is {settings.paper.guidance}; {name} is an image model and takes one number")
-    size, multiple = settings.working_size, backbone.multiple
-    if isinstance(size, tuple) and any(side < multiple or side % multiple for side in size):
-        near = tuple(max(1, round(side / multiple)) * multiple for side in size)
-        raise InputError(f"working size {size} does not suit {name}: it takes multiples of {multiple}, such as {near}")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from vidseg_core.settings import RefineSettings
 
@@ -91,13 +92,8 @@ def find_tracks(match: Float[Tensor, "f h w e"], settings: RefineSettings) -> Tr
         weakest = torch.cat([weakest, match.new_ones(len(new))])
         columns.append(cell)
         strengths.append(weakest)
-    return Tracks(_columns(columns, -1), _columns(strengths, 0.0), (h, w))
-
-
-def _columns(columns: list[Tensor], missing: float) -> Tensor:
-    """Columns of growing length as one matrix; the rows that begin later are filled with `missing`."""
-    rows = len(columns[-1])
-    return torch.stack([torch.nn.functional.pad(c, (0, rows - len(c)), value=missing) for c in columns], dim=1)
+    # tracks that begin later have shorter columns before
+    return Tracks(pad_sequence(columns, padding_value=-1), pad_sequence(strengths), (h, w))
 
 
 def track_vote(

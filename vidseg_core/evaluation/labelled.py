@@ -189,6 +189,13 @@ class Dataset:
     protocol: str = "first"
     objects: bool = False
 
+    def select(self, names: list[str]) -> "Dataset":
+        """The clips of these names. Raises InputError for a name that no clip has."""
+        known = [clip.name for clip in self.clips]
+        if unknown := sorted(set(names) - set(known)):
+            raise InputError(f"no clip {unknown[0]!r}; there are {', '.join(known)}")
+        return replace(self, clips=tuple(clip for clip in self.clips if clip.name in names))
+
     def restart(self, window: int) -> "Dataset":
         """Every `window` frames as a clip of its own."""
         parts = [clip.part(n, n + window) for clip in self.clips for n in range(0, clip.num_frames, window)]

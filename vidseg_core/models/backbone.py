@@ -21,7 +21,7 @@ from vidseg_core.models import hooks
 from vidseg_core.models.codec import Codec
 from vidseg_core.models.memory import Pieces
 from vidseg_core.models.registry import Model
-from vidseg_core.settings import ConditionSettings
+from vidseg_core.settings import ConditionSettings, Settings
 
 Guidance = float | int | tuple[float, float]
 POSTERIOR_SEED, CONDITION_SEED = 1_000_003, 2_000_003
@@ -54,6 +54,21 @@ class Backbone:
         self.scheduler, self.prompt, self.pieces = scheduler, prompt, Pieces()
         self.device = torch.device(device or unet.device)
         self.multiple = codec.factor * 2 ** (len(unet.config.block_out_channels) - 1)
+
+    def check(self, settings: Settings) -> None:
+        """Refuse blocks, noise levels and sizes that this model does not have, before any work."""
+        f, u, name = settings.features, settings.upsample, self.model.name
+        known = {path for path, _ in self.unet.named_modules()}
+        for path in (*f.blocks, *f.match_blocks, u.block):
+            if path not in known:
+                raise InputError(f"{name} has no block {path!r}: these settings are for another model")
+        self.sigma(f.timestep), self.sigma(u.timestep)
+        if isinstance(settings.paper.guidance, tuple) and not self.coupled:
+            raise InputError(f"paper.guidance is {settings.paper.guidance}; {name} is an image model and takes one number")
+        size, multiple = settings.working_size, self.multiple
+        if isinstance(size, tuple) and any(side < multiple or side % multiple for side in size):
+            near = tuple(max(1, round(side / multiple)) * multiple for side in size)
+            raise InputError(f"working size {size} does not suit {name}: it takes multiples of {multiple}, such as {near}")
 
     def working_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) near the model's native area at this aspect ratio, in multiples of what the network needs."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vidseg_core.common import InputError
-from vidseg_core.models.registry import Model, data_folder, find_model, model_of_folder
+from vidseg_core.models.registry import MODELS, TINY, Model, data_folder, find_model, model_of_folder
 
 PARTS = {"image": ("unet", "vae", "text_encoder", "tokenizer", "scheduler"),
          "video": ("unet", "vae", "image_encoder", "feature_extractor", "scheduler")}  # fmt: skip
@@ -83,6 +83,22 @@ def variant(folder: Path, part: str, half: bool) -> str | None:
 def files(folder: Path, part: str, half: bool) -> list[Path]:
     """The files that the weights of a part are read from, in the variant that is taken."""
     return _files(folder / part, STEMS[part], variant(folder, part, half))
+
+
+def model_table() -> str:
+    """The models of the registry, what they take, and which are on this machine."""
+    row = "{:10} {:6} {:10} {:9} {:13} {:10} {:8} {:9} {:33} {}"
+    columns = ("family", "trained at", "predicts", "download, GB", "memory, GB", "on disk", "stage 4", "licence", "source")
+    lines = [row.format("model", *columns)]
+    for model in MODELS.values():
+        size = " / ".join(f"{model.download_gb(half):.1f}" for half in (False, True)) if model is not TINY else "embedded"
+        native, there = f"{model.native[1]}x{model.native[0]}", "yes" if on_disk(model) else "no"
+        memory = " / ".join(map(str, model.memory_gb)) if model.memory_gb else "-"
+        note = f" ({model.note})" if model.note else ""
+        lines.append(row.format(model.name, model.family, native, model.prediction[:9], size, memory, there, model.strategy,
+                                model.licence, model.sources[0] + note))  # fmt: skip
+    about = "Download: in full / half precision. Memory: on a GPU, float16, 14 frames of 512x512, stage 4 direct / guided."
+    return "\n".join([*lines, "", about])
 
 
 def _local(source: str) -> Path | None:

@@ -1,0 +1,23 @@
+"""What `evaluate` takes on the command line, beside what it shares with `segment`."""
+
+from collections.abc import Callable
+
+from vidseg_core.evaluation.datasets import READERS, SAMPLES
+from vidseg_core.evaluation.scoring import PROTOCOLS
+
+
+def add_options(add: Callable) -> None:
+    """`add` is a parser's `add_argument`."""
+    add("--dataset", required=True, metavar="NAME", help=f"{', '.join((*READERS, *SAMPLES))}")
+    add("--root", metavar="DIR", help="where the set is, in its owner's layout (not for the last ones, which come along)")
+    add("--split", metavar="NAME", help="which list of clips (default: val; SegNet's CamVid: test)")
+    add("--clips", metavar="A,B", help="only these clips")
+    add("--method", default="vidseg", metavar="NAME", help="vidseg or a baseline: bilinear, colour, cnn, kmeans, frames, "
+        "propagation, cnn-propagation (default: vidseg)")  # fmt: skip
+    add("--protocol", choices=PROTOCOLS, help="how clusters get names: first = the true mask of frame 0 is given (the "
+        "paper's); named = by the first labelled frame, afterwards; matched = by all labels (Hungarian)")  # fmt: skip
+    add("--restart", action="store_true", help="each window is a clip of its own, with its own first mask")
+    add("--out", metavar="DIR", help="where to write, and go on (default: outputs/evaluate-DATASET-METHOD)")
+    add("--workers", type=int, default=0, metavar="N", help="spread clips over N processes, one a GPU where there are GPUs")
+    add("--scheduler", metavar="ADDRESS", help="spread clips over this Dask cluster, such as tcp://host:8786")
+    add("--threads", type=int, metavar="N", help="threads of each process (default: torch's choice; 1 with --workers)")
