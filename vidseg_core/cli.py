@@ -111,13 +111,14 @@ def read_settings(options: argparse.Namespace) -> Settings:
 
 def _base_settings(options: argparse.Namespace) -> Settings:
     from vidseg_core.io.files import read_json
+    from vidseg_core.io.versions import current_settings
     from vidseg_core.models.weights import resolve
 
     if options.settings and options.reference:
         raise InputError("--reference and --settings both say what all settings are: give one of them")
     if options.settings:
         data = read_json(Path(options.settings), "--settings takes a run.json")
-        return Settings.from_dict(data.get("settings", data) if isinstance(data, dict) else data)
+        return Settings.from_dict(current_settings(data.get("settings", data) if isinstance(data, dict) else data))
     if options.reference:
         from vidseg_core.paper import reference_settings
 

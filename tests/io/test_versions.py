@@ -1,0 +1,59 @@
+"""Settings that version 0.1 wrote still load, and mean the same."""
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vidseg_core import InputError, Settings, reference_settings
+from vidseg_core.io.versions import current_settings
+from vidseg_core.models.registry import MODELS
+
+WRITTEN = json.loads(Path(__file__).with_name("settings_0.1.json").read_text(encoding="utf-8"))
+"""What `Settings.to_dict` of version 0.1 gave for its defaults and for the paper's."""
+
+
+@pytest.mark.parametrize("model", ["tiny", "sd21-base", "svd"])
+def test_defaults_and_the_papers_settings_are_todays(model):
+    before = copy.deepcopy(WRITTEN)
+    assert Settings.from_dict(current_settings(WRITTEN[f"{model} default"])) == Settings().resolve(MODELS[model])
+    native = replace(reference_settings(model), working_size=None)  # the sides of the clip came later
+    assert Settings.from_dict(current_settings(WRITTEN[f"{model} reference"])) == native
+    assert before == WRITTEN, "what was read is left as it was"
+
+
+@pytest.mark.parametrize("settings", [Settings(), reference_settings("svd")])
+def test_todays_settings_are_left_alone(settings):
+    assert current_settings(settings.to_dict()) == settings.to_dict()
+    assert current_settings([1]) == [1] and current_settings({"upsample": {"strategy": "reference"}}) == {
+        "upsample": {"strategy": "reference"}
+    }
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "words"),
+    [
+        ("features", {"padding": 32}, "features.padding is 32"),
+        ("context", {"max_iterations": 10}, "max_iterations is 10"),
+        ("upsample", {"blur_sigma": 1.0}, "blur_sigma is 1.0"),
+        ("refine", {"method": "tracks", "anchor": "frame0"}, "refine mixes"),
+        ("upsample", {"strategy": "reference", "response": "jpeg", "damping": 0.0}, "upsample mixes"),
+        ("upsample", {"response": "jpeg"}, "both or none"),
+    ],
+)
+def test_what_is_not_computed_any_more_is_refused(part, changes, words):
+    old = copy.deepcopy(WRITTEN["tiny default"])
+    old[part] |= changes
+    with pytest.raises(InputError, match=words):
+        current_settings(old)
+
+
+def test_tracks_and_the_guided_schedule_of_before():
+    old = copy.deepcopy(WRITTEN["tiny default"])
+    old["refine"] |= {"method": "tracks", "majority": 0.5}
+    old["upsample"] |= {"strategy": "reference", "start_step": 20}
+    settings = Settings.from_dict(current_settings(old))
+    assert (settings.refine.method, settings.refine.majority) == ("tracks", 0.5)
+    assert (settings.upsample.strategy, settings.paper.start_step) == ("guided", 20)
