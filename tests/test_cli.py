@@ -98,6 +98,16 @@ def test_first_mask_and_names(stub, tmp_path, images, frames):
     assert [(r["id"], r["name"]) for r in rows] == [("0", "left"), ("7", "right")]
 
 
+def test_with_a_mask_the_segments_of_a_settings_file_are_left_out(stub, tmp_path, images):
+    write_mask(tmp_path / "mask.png", np.zeros((96, 128), int))
+    assert segment(images, tmp_path / "a", *QUICK) == 0
+    assert (
+        segment(images, tmp_path / "b", "--settings", tmp_path / "a" / "run.json", "--first-mask", tmp_path / "mask.png") == 0
+    )
+    numbers = [json.loads((tmp_path / run / "run.json").read_text())["settings"]["context"]["num_segments"] for run in "ab"]
+    assert numbers == [4, None]
+
+
 def test_the_reference_can_be_asked_for(stub, tmp_path, images):
     assert segment(images, tmp_path / "out", "--reference", "--clusters", 3) == 0
     settings = json.loads((tmp_path / "out" / "run.json").read_text())["settings"]

@@ -23,9 +23,10 @@ from vidseg_core.evaluation.datasets import open_dataset
 from vidseg_core.evaluation.evaluate import Evaluation, digest_of
 from vidseg_core.evaluation.labelled import Dataset, LabelledArrays
 from vidseg_core.evaluation.metrics import mean_iou
-from vidseg_core.evaluation.scoring import PROTOCOLS
+from vidseg_core.evaluation.scoring import PROTOCOLS, Rules
 from vidseg_core.evaluation.tally import Meter
 from vidseg_core.models import weights
+from vidseg_core.models.registry import TINY
 
 SMALL = (48, 64)
 QUICK = Settings(context=ContextSettings(num_clusters=6, restarts=1), working_size=SMALL, window=3)
@@ -359,6 +360,16 @@ def test_with_other_threads_it_does_not_go_on(root, tmp_path, monkeypatch):
             Evaluation(dataset, str(root), "stub", settings=QUICK).run(out, threads=2)
     finally:
         torch.set_num_threads(1)
+
+
+def test_a_clip_that_another_kind_of_worker_began_is_not_gone_on_with(root, tmp_path):
+    """A cluster may be of machines with and without a GPU, and no clip was finished when it was asked to begin."""
+    clip, store = open_dataset("folder", root).clips[0], clips.Store(tmp_path, "a")
+    plan = clips.Plan(tmp_path, Rules(3), "stub", "tiny", QUICK.resolve(TINY), threads=1)
+    begun = {"weights": "0123456789abcdef", "device": "cuda", "dtype": "float16", "threads": 1}
+    store.write(0, {"full": np.zeros((3, *SMALL), np.uint8)}, {}, json.dumps(begun))
+    with pytest.raises(InputError, match='begun with device = "cuda", not "cpu"; dtype = "float16", not "float32": choose'):
+        clips.run_clip(plan, clip, store)
 
 
 def test_with_files_that_have_changed_it_does_not_go_on(root, tmp_path):

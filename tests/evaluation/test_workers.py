@@ -67,7 +67,7 @@ def test_a_worker_ends_with_the_process_that_it_works_for():
     script = "import os, time; from vidseg_core.evaluation import workers\n"
     script += "with workers._dask(workers.Workers(1)) as pool:\n"
     script += "    print(pool.submit(os.getpid).result(), flush=True); pool.submit(time.sleep, 60).result()"
-    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     worker = psutil.Process(int(parent.stdout.readline()))
     time.sleep(0.2)  # it is at work
     parent.kill()

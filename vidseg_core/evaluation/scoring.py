@@ -81,7 +81,7 @@ def score(clip: AnyClip, windows: Iterable[Window], rules: Rules) -> Scores:
                 strays.update(values)
             for stage, meter in meters.items():
                 labels = names[stage][enlarge(window.maps[stage][i], size)]
-                meter.add(labels, truth, clip.scored(n), i == 0 and n > 0, *clip.motion(n))
+                meter.add(labels, truth, clip.scored(n), i == 0, *clip.motion(n))
     return Scores({stage: meter.finish() for stage, meter in meters.items()}, names, dict(sorted(strays.items())))
 
 
