@@ -63,10 +63,10 @@ CLIP_MEAN, CLIP_DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.
 
 
 def true_backbone(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Backbone:
-    """A registry entry at full size. SVD's autoencoder stays in float32, as when it is loaded."""
+    """A registry entry at full size. The autoencoder stays in float32, as when it is loaded."""
     video = name == "svd"
     with torch.device(device):
-        unet, vae = true_unet(name).to(device, dtype), true_vae(name).to(device, torch.float32 if video else dtype)
+        unet, vae = true_unet(name).to(device, dtype), true_vae(name).to(device, torch.float32)
         embedding = torch.randn(1, 77, TRUE_UNET[name].get("cross_attention_dim", 1024))
         vision = true_image_encoder().to(dtype).eval().requires_grad_(False) if video else None
     scheduler = dict(EulerDiscreteScheduler(**(SVD_SCHEDULER if video else SD_SCHEDULER)).config)

@@ -3,7 +3,7 @@
     python benchmarks/full_size_memory.py [--size 512x512] [--frames 14]
 
 The stages' own passes run on tensors without data; every storage that is alive is counted after each operation, in float16
-(SVD's autoencoder in float32). Attention counts as fused (its inputs and output, no matrix), as on a GPU. What is not counted:
+(autoencoders in float32). Attention counts as fused (its inputs and output, no matrix), as on a GPU. What is not counted:
 the CUDA context and cuDNN's workspaces (about 1 GB together), and what the allocator loses to fragments.
 """
 

@@ -62,7 +62,7 @@ def check_memory(folder: Path, model: Model, device: torch.device, dtype: torch.
         stored = sum(f.stat().st_size for f in files(folder, part, half) if f.is_file())
         if part == "text_encoder":  # always runs on the CPU
             stored *= device.type == "cpu"
-        exact = part == "text_encoder" or (part == "vae" and model.family == "video")  # float32 whatever is asked for
+        exact = part in ("text_encoder", "vae")  # float32 whatever is asked for
         need += stored * (4 if exact else dtype.itemsize) / (2 if variant(folder, part, half) else 4)
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
@@ -108,14 +108,14 @@ class _Parts:
         return add_hook_to_module(network, self.turns)
 
     def codec(self, video: bool) -> Codec:
-        """SVD's autoencoder runs in float32, as diffusers' own pipeline does: its encoder overflows in half precision."""
+        """Autoencoders run in float32, as in the paper's code: stage 4 takes the difference of two decoded pictures, which for a
+        weak response is little more than half precision's rounding; and SVD's encoder overflows."""
         if (self.folder / "codec.json").is_file():
             return BlockDCT.load(self.folder / "codec.json").to(self.device, torch.float32)
         from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder
 
-        if video:
-            return AutoencoderCodec(self.network(AutoencoderKLTemporalDecoder, "vae", torch.float32), self.device)
-        return AutoencoderCodec(self.network(AutoencoderKL, "vae"), self.device)
+        kind = AutoencoderKLTemporalDecoder if video else AutoencoderKL
+        return AutoencoderCodec(self.network(kind, "vae", torch.float32), self.device)
 
     def prompt(self, unet: nn.Module) -> Any:
         """The function that embeds a text. The text encoder is read when it is asked and let go afterwards."""
