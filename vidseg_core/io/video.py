@@ -4,7 +4,7 @@ import difflib
 import glob
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -87,26 +87,6 @@ def open_clip(source: str | Path, start: int = 0, stop: int | None = None, strid
 def read_frames(source: str | Path, start: int = 0, stop: int | None = None, stride: int = 1) -> UInt8[np.ndarray, "f H W 3"]:
     """All frames of `open_clip` in one uint8 RGB array [f, H, W, 3]. Raises InputError as `open_clip` does."""
     return np.stack(list(open_clip(source, start, stop, stride)))
-
-
-def windows(frames: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    """Groups [n, H, W, 3] of `size` consecutive frames, the last one shorter. InputError for what is no frame."""
-    shape, group = None, []
-    for frame in frames:
-        frame = np.asarray(frame)
-        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
-            raise InputError(
-                f"a frame is {frame.dtype} {frame.shape}: frames are uint8 RGB, [H, W, 3] each and [f, H, W, 3] together"
-            )
-        shape = shape or frame.shape
-        if frame.shape != shape:
-            raise InputError(f"a frame is {frame.shape[:2]} after frames of {shape[:2]}: all frames of a clip have one size")
-        group.append(frame)
-        if len(group) == size:
-            yield np.stack(group)
-            group = []
-    if group:
-        yield np.stack(group)
 
 
 def _image_files(path: Path) -> tuple[Path, ...]:

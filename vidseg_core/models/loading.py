@@ -108,8 +108,8 @@ class _Parts:
         return add_hook_to_module(network, self.turns)
 
     def codec(self, video: bool) -> Codec:
-        """Autoencoders run in float32, as in the paper's code: stage 4 takes the difference of two decoded pictures, which for a
-        weak response is little more than half precision's rounding; and SVD's encoder overflows."""
+        """Autoencoders run in float32, as in the paper's code: stage 4 takes the difference of two decoded pictures, which is
+        little more than half precision's rounding where a mask responds weakly; and SVD's encoder overflows."""
         if (self.folder / "codec.json").is_file():
             return BlockDCT.load(self.folder / "codec.json").to(self.device, torch.float32)
         from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder
