@@ -40,16 +40,16 @@ def stage_2(backbone) -> None:
     story = memory.arrival(late.frames, moving, late.labels, 3)
     explorer = memory.explore_memory({"arrival": story}, ContextSettings())
     report(explorer, "02 memory", frame=[9, 14], window=[7], neighbours=[8], keeps=["window"])
-    vidseg = VidSeg(backbone, Settings(context=ContextSettings(num_segments=1)))
+    vidseg = VidSeg(backbone)
     with tempfile.TemporaryDirectory() as folder:
-        naming = Naming(vidseg, vidseg(cup.frames[:14]), folder)
+        naming = Naming(vidseg, next(vidseg.cells(cup.frames[:14])), folder)
         report(naming, "02 naming", segment=[5, 9], num_segments=[6], frame=[4])
 
 
 def stages_3_and_4(backbone) -> None:
     clip = motion.faster(generated_clip(40), 3)
     read = context.read_features(backbone, clip.frames)
-    _, cells = context.named_cells(read, clip.labels[0], Settings())
+    cells = context.named_cells(read, clip.labels[0], Settings())
     window = motion.Window(clip, read.match, neighbours.with_noise(cells, 0.15))
     explorer = correspondence.explore_track(window, RefineSettings())
     report(explorer, "03 track", row=[4, 9], column=[8], frame=[5], majority=[0.3], method=["reference"])

@@ -33,7 +33,7 @@ import os
 import numpy as np
 
 import vidseg_core as vs
-from vidseg_core import ContextSettings, Settings
+from vidseg_core import ContextSettings, Settings, reference_settings
 from vidseg_core.cli import main as vidseg_command
 from vidseg_core.evaluation.metrics import class_iou, confusion
 from vidseg_core.io.masks import read_mask, read_names
@@ -54,7 +54,7 @@ MODEL = "tiny"  # or "sd21-base" on a GPU; see the end of 01_features
 
 # %%
 cup = vs.sample_clip("cup")
-frames = cup.frames[:14]
+frames = cup.frames[: 14 : 2 if FAST else 1]
 backbone = vs.load_backbone(MODEL)
 features = explore.read_features(backbone, frames)
 clusters = explore.explore_clusters(frames, features.context, ContextSettings())
@@ -103,9 +103,9 @@ assert len(set(inertia)) > 1
 # **Question:** K-means on each frame alone finds the same things in each. How many labels survive from frame to frame?
 
 # %%
-clip = vs.generated_clip(21, late=True)
+clip = vs.generated_clip(15 if FAST else 21, late=True)
 moving = explore.read_features(backbone, clip.frames)
-one = slice(0, 10 if FAST else 14)
+one = slice(0, 7 if FAST else 14)
 arguments = clip.flow[one][:-1], clip.visible[one][:-1], ContextSettings()
 flicker = explore.explore_flicker(clip.frames[one], moving.context[one], *arguments)
 flicker.still()
@@ -134,7 +134,7 @@ assert kept["alone"] < 0.5 < kept["matched"] < kept["model"] - 0.05 and kept["mo
 # later cells with the truth. As in `01_features`, the truth is also shifted by a cell each way, to see that the labels stand in place.
 
 # %%
-_, cells = explore.named_cells(explore.part(moving, one), clip.labels[0], Settings())
+cells = explore.named_cells(explore.part(moving, one), clip.labels[0], Settings())
 right = explore.agreement(cells, clip.labels[one])
 dy, dx = ([f"{axis} = {step}" for step in ("-1", "0", "+1")] for axis in ("dy", "dx"))
 show_table(right, dy, dx, "share of cells with the true class", best="all")
@@ -152,7 +152,7 @@ assert right.argmax() == 4 and right[1, 1] > 0.95
 truth, ious = at_centres(clip.labels[one], cells.shape[1:]), {}
 for how in ("clusters", "cells"):
     settings = Settings(context=ContextSettings(naming=how))
-    named = explore.named_cells(explore.part(moving, one), clip.labels[0], settings)[1]
+    named = explore.named_cells(explore.part(moving, one), clip.labels[0], settings)
     ious[how] = class_iou(confusion(named, truth, 4))[:3]
 show_table(np.array([*ious.values()]), list(ious), list(clip.names.values())[:3], "intersection over union of cells")
 
@@ -172,13 +172,13 @@ assert np.mean(ious["cells"]) > np.mean(ious["clusters"]) - 0.01 and (ious["cell
 # and a cut there and back again.
 
 # %%
-n = 10
+n, part = (5, 4) if FAST else (10, 7)
 after = vs.sample_clip("box").frames[: n + 1]
 box = explore.read_features(backbone, after).context
 stories = {
     "an object arrives": arrival(clip.frames, moving.context, clip.labels, 3),
     "a cut": cut_to(cup.frames[:n], features.context[:n], after, box),
-    "there and back": there_and_back(frames[:7], features.context[:7], after[:7], box[:7]),
+    "there and back": there_and_back(frames[:part], features.context[:part], after[:part], box[:part]),
 }
 memory = explore_memory(stories, ContextSettings())
 memory.still(frame=14)
@@ -202,8 +202,8 @@ known, back = {}, {}
 for keeps in ("anchored", "window", "first"):
     curves = memory.set(story="a cut", keeps=keeps, window=5).shown["curves"]["what is new"]
     known[keeps] = float(curves[-1] / curves[n])
-    labels = memory.set(story="there and back", keeps=keeps, window=7).shown["labels"]
-    back[keeps] = float((labels[14:] == labels[:7]).mean())
+    labels = memory.set(story="there and back", keeps=keeps, window=part).shown["labels"]
+    back[keeps] = float((labels[2 * part :] == labels[:part]).mean())
     print(
         f"{keeps:8}: distance at the end {known[keeps]:.2f} of that after the cut; back again, {back[keeps]:.0%} have their old label"
     )
@@ -223,19 +223,19 @@ assert tile["curves"]["what is new"][14] > 1.5 * tile["curves"]["the rest"][14]
 # the same name become one, in all frames at once. "void" leaves a segment out. **Question:** which of these eight are wall?
 
 # %%
-finder = vs.VidSeg(backbone, Settings(context=ContextSettings(num_segments=1)))
-found = finder(cup.frames[: 14 if FAST else 20])
+finder = vs.VidSeg(backbone)
+found = next(finder.cells(frames))
 naming = Naming(finder, found, "../outputs/names")
 naming.still()
 
 # %% [markdown]
-# (The pipeline ran with a single segment, so that stage 4 had nothing to do: here we look at cells, and every cut of the tree is a look-up.)
+# (`VidSeg.cells` is the pipeline without stage 4, window by window; this is its first window. Here we look at cells, and every cut of the tree is a look-up.)
 
 # %%
 naming
 
 # %% [markdown]
-# By code, the same clicks: cup, arm and hand, and everything else is wall. Notice in the picture above that the later frame is renamed too.
+# By code, the same clicks on cup and hand; everything else is wall (`given` has the names by segment). Notice in the picture above that the later frame is renamed too.
 
 # %%
 things = {"cup": [(185, 130)], "hand": [(290, 100)]}
@@ -244,9 +244,8 @@ for name, places in things.items():
     for x, y in places:
         naming.click("frame 0", x, y)
         naming.name.value = name
-for segment in sorted({*naming.shown["names"]} - {*naming.given, 255}):
-    naming.set(segment=segment)
-    naming.name.value = "wall"
+naming.given |= dict.fromkeys({*naming.shown["names"]} - {*naming.given, 255}, "wall")
+_ = naming.set(segment=0)
 
 # %%
 print(naming.shown["names"])
@@ -275,7 +274,7 @@ number = {name: k for k, name in cup.names.items()}
 ours = np.vectorize(lambda k: number[names[k]])(last)
 scores = class_iou(confusion(ours, cup.masks[LAST], 3))
 print({name: f"{score:.2f}" for name, score in zip(cup.names.values(), scores, strict=True)})
-assert min(scores) > 0.5
+assert min(scores) > 0.4
 
 # %% [markdown]
 # ## The hyperparameters of stage 2
@@ -301,7 +300,7 @@ assert own == (20, 3, 4, 4096, 14) and (s.context.naming, s.context.memory, s.co
     "anchored",
     "distance",
 )
-reference = Settings.reference(MODEL).context
+reference = reference_settings(MODEL).context
 assert (reference.num_clusters, reference.restarts, reference.neighbours, reference.max_context) == (20, 10, 4, None)
 assert (reference.naming, reference.memory, reference.weights) == ("clusters", "window", "uniform")
 

@@ -20,13 +20,13 @@
 # through the window, since similar queries find the same part of a thing again (`01_features`), and ask all the cells on its way what they are.
 # They vote, and the winner is written back (Wang et al., CVPR 2025, section 3.3; the matching follows DIFT, Tang et al. 2023).
 #
-# There are two votes here. Along *tracks*, as in the paper: `RefineSettings(method="tracks")`. And among *neighbours* in space and time, weighed by
+# There are two votes here. Along *tracks*, as in the paper: `RefineSettings(method="tracks")`, or `"reference"` for the paper's code as it is. And among *neighbours* in space and time, weighed by
 # similarity: that is our default, and the last part of this notebook says why.
 #
 # **You will** follow cells by clicking on them, compare their tracks with the exact answer, disturb labels and let both votes repair them,
 # and see where tracks fail.
 #
-# **You will learn** what a hop, a track and a vote are, what the jump threshold, the anchor, the majority and the temperature do, and why
+# **You will learn** what a hop, a track and a vote are, what the jump threshold, the majority and the temperature do, and why
 # a vote need not follow motion exactly to be of use.
 #
 # **You need** to know what the context model gives (`02_context_model`).
@@ -34,7 +34,7 @@
 # %%
 import numpy as np
 
-from vidseg_core import RefineSettings, Settings, generated_clip, load_backbone
+from vidseg_core import RefineSettings, Settings, generated_clip, load_backbone, reference_settings
 from vidseg_core.workbook import correspondence as explore
 from vidseg_core.workbook import neighbours
 from vidseg_core.workbook.context import named_cells, read_features
@@ -54,7 +54,7 @@ FRAMES = 14
 clip = faster(generated_clip(3 * FRAMES - 2), 3)
 backbone = load_backbone(MODEL)
 features = read_features(backbone, clip.frames)
-_, coarse = named_cells(features, clip.labels[0], Settings())
+coarse = named_cells(features, clip.labels[0], Settings())
 window = Window(clip, features.match, coarse)
 print(f"before any vote, {(coarse == window.truth).mean():.1%} of the cells have their true class")
 
@@ -65,32 +65,31 @@ print(f"before any vote, {(coarse == window.truth).mean():.1%} of the cells have
 # $$\mathrm{next}_q(i) = \arg\max_j\ \cos(f_q^{\,i}, f_{q+1}^{\,j}) \qquad\text{(default)}$$
 #
 # $$\mathrm{next}_q(i) = \arg\max_j\ \tfrac{q}{q+1}\cos(f_q^{\,i}, f_{q+1}^{\,j}) + \tfrac{1}{q+1}\cos(f_q^{\,i}, f_0^{\,j})
-# \qquad\text{(the paper's code, } \texttt{anchor="frame0"}\text{)}$$
+# \qquad\text{(the paper's code)}$$
 #
 # **Question:** what does the second rule give for the first hop, $q = 0$? (The first term vanishes, and nothing is as similar to $f_0^{\,i}$ as itself:
 # the cell stays where it is.) How many hops are right?
 
 # %%
-along, paper = RefineSettings(method="tracks"), Settings.reference(MODEL).refine
-hops = {name: explore.judge_hops(window, s) for name, s in (("ours", along), ("paper's code", paper))}
+along, paper = RefineSettings(method="tracks"), reference_settings(MODEL).refine
+hops = {"ours": explore.judge_hops(window), "paper's code": explore.judge_hops(window, anchor=True, subcell=False)}
 for name, judged in hops.items():
     print(f"{name}: {judged.within:.1%} within a cell of the truth, {judged.pace:.0%} of its pace")
 assert hops["ours"].within > 0.85 and hops["ours"].pace > 0.6
 
 # %% [markdown]
 # Notice the *pace*: how much of the true motion the hops make. It matters when things move slowly. In the clip at its full rate, nothing moves half a
-# cell between two frames, and the most similar *cell* is then nearly always the same cell: no motion, however long it lasts. So the default
-# goes to the top of the parabola through the best cell and its neighbours (`precision="subcell"`).
+# cell between two frames, and the most similar *cell* is then nearly always the same cell: no motion, however long it lasts. So our tracks
+# go to the top of the parabola through the best cell and its neighbours (`find_moves(..., subcell=True)`).
 
 # %%
 slow = generated_clip(6)
 slow_features = read_features(backbone, slow.frames)
-_, named = named_cells(slow_features, slow.labels[0], Settings())
-slowly, pace = Window(slow, slow_features.match, named), {}
-for p in ("cell", "subcell"):
-    pace[p] = explore.judge_hops(slowly, RefineSettings(precision=p)).pace
-print({p: f"{value:.0%} of the true pace" for p, value in pace.items()})
-assert pace["subcell"] > 0.25 > pace["cell"]
+named = named_cells(slow_features, slow.labels[0], Settings())
+slowly = Window(slow, slow_features.match, named)
+pace = {subcell: explore.judge_hops(slowly, subcell=subcell).pace for subcell in (False, True)}
+print(f"of the true pace: {pace[False]:.0%} in whole cells, {pace[True]:.0%} between cells")
+assert pace[True] > 0.25 > pace[False]
 
 # %% [markdown]
 # ## Tracks
@@ -99,7 +98,7 @@ assert pace["subcell"] > 0.25 > pace["cell"]
 
 # %%
 refined = window.refine(along)
-explore.draw_tracks(window, refined, (0, FRAMES // 2, FRAMES - 1))
+explore.draw_tracks(window, along, (0, FRAMES // 2, FRAMES - 1))
 
 # %% [markdown]
 # Each line has the colour of the class that won its vote. On the building the tracks follow the camera. On the sky and the water they tremble: there, many
@@ -118,8 +117,8 @@ follow.still(row=14, column=10)
 follow
 
 # %% [markdown]
-# Things to try: the middle of the blossom; the leaf, which the blossom hides later: where does the track go? The sky. Then set the anchor to "frame0":
-# the first hop stays in place, always.
+# Things to try: the middle of the blossom; the leaf, which the blossom hides later: where does the track go? The sky. Then set **tracks** to
+# *the paper's code*: the first hop stays in place, always.
 
 # %%
 blossom = np.argwhere(clip.labels[0] == 2).mean(0)
@@ -127,9 +126,10 @@ follow.click("0", x=blossom[1], y=blossom[0])
 print(f"winner: {clip.names[follow.shown['winner']]} with {follow.shown['share']:.0%} of the votes")
 assert clip.names[follow.shown["winner"]] == "blossom" and follow.shown["share"] > 0.8
 assert np.abs(follow.shown["cells"][1] - follow.shown["cells"][0]).max() <= along.max_jump
-follow.set(anchor="frame0", precision="cell")
+follow.set(method="reference")
+print("the paper's code:", follow.shown["cells"].tolist())
 assert (follow.shown["cells"][1] == follow.shown["cells"][0]).all(), "the first hop is the identity"
-_ = follow.set(anchor="none", precision="subcell")
+_ = follow.set(method="tracks")
 
 # %% [markdown]
 # ## The vote along tracks
@@ -156,7 +156,8 @@ vote
 # - **max. jump 0**: every hop that moves is forbidden, and the tracks end at once: nothing is repaired. **1** (the paper's value) keeps the ground and loses
 #   the blossom, which moves by up to two cells here. **2** keeps both. Larger values let wrong matches through.
 # - **majority 0** repairs more of *this* disturbance, which is pure chance; on real mistakes, which sit at outlines, it spoils more (below).
-# - **on a jump "drop"** discards the whole track, not only what follows: fewer votes.
+# - **tracks "the paper's code"**: tracks begin in frame 0 only, and one that jumps too far is dropped as a whole: fewer votes. The two sliders then
+#   change nothing.
 
 # %%
 results = [vote.set(max_jump=j, frame=FRAMES - 1).shown for j in range(3)]
@@ -171,7 +172,7 @@ _ = vote.set(max_jump=1)
 # %% [markdown]
 # ## Tracks, ours and the paper's, on real mistakes and on chance
 # A row for the labels as the context model gave them and one for the disturbed ones; the share of right cells before the vote, after our tracks, after
-# the paper's code (anchor, whole cells, no absolute value in the jump filter, any majority), and after our tracks without the majority.
+# the paper's code (frame 0 in the score, whole cells, no absolute value in the jump filter, any majority), and after our tracks without the majority.
 
 # %%
 kinds = {"our tracks": along, "paper's code": paper, "majority 0": RefineSettings(method="tracks", majority=0.0)}
@@ -193,7 +194,7 @@ assert (refined.labels.numpy() == window.truth).mean() > 0.94
 # The exact answer again: of the tracks that start in frame 0 and whose point is still to be seen, how many are within a cell of it after so many hops?
 
 # %%
-shares = explore.failures(window, window.refine(RefineSettings(method="tracks", max_jump=2)).tracks)
+shares = explore.failures(window, window.tracks(RefineSettings(method="tracks", max_jump=2)))
 explore.show_failures(shares)
 
 # %% [markdown]
@@ -274,7 +275,7 @@ assert (window.refine(ours).labels.numpy() == window.truth).mean() > (shifted ==
 
 # %% [markdown]
 # ## Across the seam of two windows
-# A clip is read in windows. Where one ends, tracks end. The neighbours' vote goes on: the context keeps the last frames of each window (`SceneContext.tail`), and they vote
+# A clip is read in windows. Where one ends, tracks end. The neighbours' vote goes on: the scene keeps the last frames of each window (`Scene.overlap`), and they vote
 # on the first frames of the next. Here the clip is refined as two windows, with more of the labels disturbed (30 %). **Question:** which frames can gain?
 
 # %%
@@ -292,26 +293,28 @@ assert seams[True][0] > seams[False][0] + 0.003 and seams[True][1] > seams[False
 #
 # | setting | default | paper | what it does |
 # |---|---|---|---|
-# | `method` | neighbours | tracks | who votes; "none" leaves this stage out |
+# | `method` | neighbours | reference | who votes: neighbours, our "tracks", or those of the paper's code; "none" leaves this stage out |
 # | `radius` | 1 | - | neighbours: cells to each side |
 # | `reach` | 2 | - | neighbours: frames to each side, over seams too |
 # | `temperature` | 0.15 | - | neighbours: the lower, the more similar a cell must be to count |
-# | `anchor` | none | frame0 | mixes in the similarity to frame 0, weight 1/(q+1) |
-# | `precision` | subcell | cell | slow motion counts, or is rounded away |
-# | `max_jump` | 1 | 1 | cells a track may move in one hop, along each axis |
-# | `jump` | absolute | signed | the paper's code forgets the absolute value: jumps up or left pass |
-# | `on_jump` | cut | drop | what was seen before the jump counts, or not |
-# | `start` | uncovered | frame0 | tracks for what comes into view, or none |
-# | `majority` | 0.7 | 0 | share of the votes that overrules a cell |
-# | `collision` | similarity | last | which of two tracks on one cell writes |
+# | `max_jump` | 1 | 1 | "tracks": cells a track may move in one hop, along each axis |
+# | `majority` | 0.7 | 0 | "tracks": share of the votes that overrules a cell |
 #
-# From `anchor` on they are of tracks. Tracks are computed with the neighbours' vote too, for looking at: they are in the result's `tracks`.
+# What else differs between our tracks (`tracks.py`) and those of the paper's code (`paper.py`):
+#
+# | | "tracks" | "reference" |
+# |---|---|---|
+# | a hop goes to the cell most similar to | the last one | the last one and, with weight 1/(q+1), the cells of frame 0 |
+# | slow motion | counts (between cells) | is rounded away (whole cells) |
+# | a jump of more than a cell | ends the track | drops the whole track, unless it goes up or to the left: there the absolute value was forgotten |
+# | tracks begin | wherever no track passes | in frame 0 |
+# | of two tracks on one cell | the more similar one writes | the last one writes |
+#
+# To look at the tracks of a run that you made: `vidseg_core.tracks.find_tracks(result.features.match, RefineSettings())`.
 
 # %%
 assert (ours.method, ours.radius, ours.reach, ours.temperature) == ("neighbours", 1, 2, 0.15)
-assert (ours.anchor, ours.precision, ours.max_jump, ours.majority) == ("none", "subcell", 1, 0.7)
-assert paper.method == "tracks"
-assert (paper.anchor, paper.precision, paper.jump, paper.start) == ("frame0", "cell", "signed", "frame0")
+assert (ours.max_jump, ours.majority) == (1, 0.7) and paper.method == "reference"
 
 # %% [markdown]
 # ## Summary

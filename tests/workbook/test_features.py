@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from vidseg_core.features import extract_features
-from vidseg_core.workbook.features import alignment, at_centres, attention_blocks, explore_similarity, queries, separation
+from vidseg_core.workbook.features import (
+    alignment,
+    all_queries,
+    at_centres,
+    attention_blocks,
+    explore_similarity,
+    queries,
+    separation,
+)
 
 
 def test_blocks_come_in_the_order_of_a_pass(backbone):
@@ -19,6 +27,13 @@ def test_queries_are_those_of_the_stage(backbone, clip, images, settings):
     tokens = queries(backbone, frames, settings.features.match_blocks[0], settings.features.timestep)
     assert tokens.shape == (1, 30, 40, 96) and own.shape[1:3] == (12, 16), "shown at the model's native size"
     np.testing.assert_allclose(np.linalg.norm(tokens, axis=-1), 1, rtol=1e-5)
+
+
+def test_one_pass_gives_what_a_pass_for_each_block_gives(backbone, clip):
+    found = all_queries(backbone, clip.frames[::5], 100)
+    assert list(found) == attention_blocks(backbone)
+    for block in (*list(found)[::3], "up_blocks.1.attentions.1"):
+        np.testing.assert_array_equal(found[block], queries(backbone, clip.frames[::5], block, 100))
 
 
 def test_separation_and_alignment_know_right_from_wrong():

@@ -13,8 +13,8 @@ from vidseg_core.workbook.naming import Naming
 
 @pytest.fixture
 def naming(backbone, clip, tmp_path):
-    vidseg = VidSeg(backbone, Settings(context=ContextSettings(num_clusters=6, num_segments=1), working_size=(96, 128)))
-    return Naming(vidseg, vidseg(clip.frames[:3], keep=()), tmp_path / "names", num_segments=4)
+    vidseg = VidSeg(backbone, Settings(context=ContextSettings(num_clusters=6), working_size=(96, 128)))
+    return Naming(vidseg, next(vidseg.cells(clip.frames[:3])), tmp_path / "names", num_segments=4)
 
 
 def test_names_join_segments_and_propagate(naming):

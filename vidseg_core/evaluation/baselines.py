@@ -57,8 +57,8 @@ class FullMethod(Method):
 
     stages = ("coarse", "refined", "bilinear", "full")
 
-    def __init__(self, backbone: Backbone, settings: Settings):
-        self.vidseg = VidSeg(backbone, settings)
+    def __init__(self, backbone: Backbone, settings: Settings, extract: Extractor | None = None):
+        self.vidseg = VidSeg(backbone, settings, extract)
 
     def stream(self, frames, first_mask=None, start=0, state=None):
         """See `Method`."""

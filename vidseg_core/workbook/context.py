@@ -123,11 +123,15 @@ def frame_by_frame(context: Float[Tensor, "f h w d"], settings: ContextSettings,
     return raw, matched
 
 
-def named_cells(features: Features, first_mask: Integer[np.ndarray, "H W"], settings: Settings) -> tuple[Cells, Cells]:
-    """(clusters of frame 0 [1, h, w], classes of every cell [f, h, w]): the paper's protocol on one window, stage 2 alone."""
+def named_cells(features: Features, first_mask: Integer[np.ndarray, "H W"], settings: Settings) -> Cells:
+    """Class of every cell [f, h, w]: the paper's protocol on one window, stage 2 alone."""
+    return open_scene(features, settings, first_mask, None).predict(features).numpy()
+
+
+def clustered_cells(features: Features, settings: Settings) -> Cells:
+    """Cluster of every cell [f, h, w] of one window."""
     found = kmeans(features.context.flatten(0, 2), settings.context, settings.seed)
-    scene = open_scene(features, settings, first_mask, None)
-    return found.labels.reshape(features.context.shape[:3])[:1].numpy(), scene.context.predict(features.context).numpy()
+    return found.labels.reshape(features.context.shape[:3]).numpy()
 
 
 def agreement(labels: Cells, truth: Integer[np.ndarray, "f H W"]) -> Float[np.ndarray, "3 3"]:

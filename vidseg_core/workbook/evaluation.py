@@ -8,11 +8,11 @@ from jaxtyping import Float, Int64, Integer, UInt8
 from matplotlib.figure import Figure
 
 from vidseg_core.common import VOID, enlarge
-from vidseg_core.evaluation.baselines import ContextMethod, FrameMethod, Method, PropagationMethod, make_method
+from vidseg_core.evaluation.baselines import ContextMethod, FrameMethod, FullMethod, Method, PropagationMethod, make_method
 from vidseg_core.evaluation.extractors import Extractor, model_features
 from vidseg_core.evaluation.labelled import Dataset, LabelledArrays
 from vidseg_core.evaluation.metrics import class_iou
-from vidseg_core.evaluation.scoring import Rules, given_mask, score
+from vidseg_core.evaluation.scoring import Rules, Window, given_mask, score
 from vidseg_core.evaluation.tally import Meter, Tally
 from vidseg_core.features import Features
 from vidseg_core.io.masks import PALETTE
@@ -84,26 +84,30 @@ def judge(method: Method, dataset: Dataset, settings: Settings, protocol: str = 
     """Run a method over a set's one clip and score it, as `python -m vidseg_core evaluate` does."""
     clip = dataset.clips[0]
     mask = given_mask(clip, settings.context.num_clusters) if protocol == "first" else None
-    windows = list(method.stream(clip.read(0), mask))
-    scores, last = score(clip, windows, Rules.of(dataset, protocol)), method.stages[-1]
+    return judge_windows(list(method.stream(clip.read(0), mask)), method.stages, dataset, protocol)
+
+
+def judge_windows(windows: Sequence[Window], stages: Sequence[str], dataset: Dataset, protocol: str) -> Judged:
+    """Score what a method gave for a set's one clip."""
+    clip, last = dataset.clips[0], stages[-1]
+    scores = score(clip, windows, Rules.of(dataset, protocol))
     cells = [frame for window in windows for frame in window.maps[last]]
     labels = np.stack([scores.names[last][enlarge(frame, clip.size)] for frame in cells])
-    return Judged(clip, dataset.classes, labels, {stage: scores.tallies[stage] for stage in method.stages})
+    return Judged(clip, dataset.classes, labels, {stage: scores.tallies[stage] for stage in stages})
 
 
 def name_in_ways(backbone: Backbone, dataset: Dataset) -> dict[str, Judged]:
     """The same features and stages, named in four ways; without a mask all K clusters stay apart until they are named."""
     base = Settings().resolve(backbone.model)
     extract = remembering(model_features(backbone, base))
-    ways = {
-        "cells, by frame 0": ({"naming": "cells"}, "first"), "clusters, by frame 0": ({"naming": "clusters"}, "first"),
-        "no mask, named by frame 0": ({}, "named"),
-        "no mask, Hungarian": ({}, "matched"),
-    }  # fmt: skip
     result = {}
-    for name, (changed, protocol) in ways.items():
-        settings = replace(base, context=replace(base.context, **changed))
-        result[name] = judge(ContextMethod(backbone, settings, extract), dataset, settings, protocol)
+    for naming in ("cells", "clusters"):
+        settings = replace(base, context=replace(base.context, naming=naming))
+        result[f"{naming}, by frame 0"] = judge(ContextMethod(backbone, settings, extract), dataset, settings)
+    method = ContextMethod(backbone, base, extract)
+    windows = list(method.stream(dataset.clips[0].read(0)))  # without a mask, one run is named in both ways
+    for name, protocol in {"named by frame 0": "named", "Hungarian": "matched"}.items():
+        result[f"no mask, {name}"] = judge_windows(windows, method.stages, dataset, protocol)
     return result
 
 
@@ -161,7 +165,8 @@ def run_methods(backbone: Backbone, datasets: Sequence[Dataset], names: Sequence
     settings = Settings().resolve(backbone.model)
     extract = remembering(model_features(backbone, settings))
     shared = {
-        "bilinear": ContextMethod(backbone, settings, extract), "frames": FrameMethod(extract, settings, backbone.device),
+        "vidseg": FullMethod(backbone, settings, extract), "bilinear": ContextMethod(backbone, settings, extract),
+        "frames": FrameMethod(extract, settings, backbone.device),
         "propagation": PropagationMethod(extract, settings, backbone.device),
     }  # fmt: skip
     made = {name: shared.get(name) or make_method(name, backbone, settings) for name in names}

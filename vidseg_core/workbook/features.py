@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from vidseg_core.common import enlarge
 from vidseg_core.context import SceneContext
 from vidseg_core.evaluation.metrics import class_iou, confusion
-from vidseg_core.features import QUERY, extract_features
+from vidseg_core.features import QUERY, extract_features, normalise
 from vidseg_core.io.overlay import Drawing, panel
 from vidseg_core.models.backbone import Backbone
 from vidseg_core.settings import ContextSettings, FeatureSettings, Settings
@@ -40,6 +40,22 @@ def queries(
     )
     settings = Settings(features=features).resolve(backbone.model)
     return extract_features(backbone, _images(backbone, frames), settings).match.cpu().numpy()
+
+
+def all_queries(backbone: Backbone, frames: Frames, timestep: float) -> dict[str, Float[np.ndarray, "f _ _ _"]]:
+    """What `queries` gives for each attention block, of a single pass: by block, [f, h, w, d] of its own size."""
+    settings = Settings().resolve(backbone.model)
+    latents = backbone.encode(_images(backbone, frames))
+    noisy = latents + backbone.sigma(timestep) * backbone.noise(latents, settings.seed, shared=True)
+    with backbone.tap(tuple(block + QUERY for block in attention_blocks(backbone))) as taps:
+        backbone.denoise(noisy, timestep)
+    height, width = latents.shape[2:]
+    maps = {}
+    for path, tokens in taps.items():
+        stride = round((height * width / tokens.shape[1]) ** 0.5)
+        cells = tokens.float().unflatten(1, (height // stride, width // stride))
+        maps[path.removesuffix(QUERY)] = normalise(cells, settings.features.normalise).cpu().numpy()
+    return maps
 
 
 def denoised(backbone: Backbone, frames: Frames, timestep: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -191,12 +207,10 @@ def separation(
 def separation_table(
     backbone: Backbone, frames: Frames, masks: Integer[np.ndarray, "f H W"], num_classes: int, timesteps: Sequence[float]
 ) -> Float[np.ndarray, "blocks timesteps classes"]:
-    """`separation` for every attention block and each noise level: a UNet pass a frame for each pair of them."""
-    rows = [
-        [separation(queries(backbone, frames, block, t), masks, num_classes) for t in timesteps]
-        for block in attention_blocks(backbone)
-    ]
-    return np.array(rows)
+    """`separation` for every attention block and each noise level: a UNet pass for each level."""
+    levels = [all_queries(backbone, frames, t) for t in timesteps]
+    blocks = attention_blocks(backbone)
+    return np.array([[separation(level[block], masks, num_classes) for level in levels] for block in blocks])
 
 
 def steadiness(tokens: Float[np.ndarray, "f h w d"], masks: Integer[np.ndarray, "f H W"], label: int) -> float:

@@ -14,7 +14,7 @@ from vidseg_core.common import VOID, enlarge
 from vidseg_core.io.masks import write_mask
 from vidseg_core.io.overlay import Drawing, blend, legend, panel
 from vidseg_core.io.results import write_json
-from vidseg_core.pipeline import Segmentation, VidSeg
+from vidseg_core.pipeline import Segmentation, VidSeg, WindowResult
 from vidseg_core.scene import Scene
 from vidseg_core.workbook.widgets import STYLE, Drawn, Explorer, frame_pixels, slider
 
@@ -23,10 +23,13 @@ class Naming(Explorer):
     """Click a segment, type what it is; segments of equal name become one, in all frames. "void" leaves a segment out.
 
     Names are kept by cluster number in `given`. `save` writes a mask of the first frame and a names file, which the command
-    line takes as --first-mask and --names. `shown` has "maps" [f, h, w], "names" and "chosen".
+    line takes as --first-mask and --names. `result` is of a label-free run, or its first window. `shown` has "maps" [f, h, w],
+    "names" and "chosen".
     """
 
-    def __init__(self, vidseg: VidSeg, result: Segmentation, folder: str | Path, num_segments: int = 8):
+    def __init__(
+        self, vidseg: VidSeg, result: Segmentation | WindowResult, folder: str | Path, num_segments: int = 8
+    ):  # fmt: skip
         self.vidseg, self.result, self.folder, self.given = vidseg, result, Path(folder), {}
         field = ipywidgets.Text(description="name", continuous_update=False, placeholder="type, then Enter", **STYLE)
         field.observe(self._give, names="value")  # before the redraw, which is to show it
