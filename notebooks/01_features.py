@@ -48,7 +48,7 @@ MODEL = "tiny"  # or "sd21-base" on a GPU; see the end of this notebook
 
 # %%
 cup = sample_clip("cup")
-numbers = list(cup.masks)[: 3 if FAST else 5]
+numbers = list(cup.masks)[: 2 if FAST else 5]
 frames, masks = cup.frames[numbers], np.stack([cup.masks[n] for n in numbers])
 backbone = load_backbone(MODEL)
 settings = Settings().resolve(backbone.model).features
@@ -161,7 +161,7 @@ assert table.argmax() == 4, "the features are displaced against the frames"
 
 # %%
 box = sample_clip("box")
-drawn = list(box.masks)[: 3 if FAST else 5]
+drawn = list(box.masks)[: 2 if FAST else 5]
 box_masks = np.stack([box.masks[n] for n in drawn])
 TIMESTEPS = (20, 400) if FAST else (20, 100, 400)
 blocks = explore.attention_blocks(backbone)
@@ -198,7 +198,6 @@ assert max(mean, key=lambda b: mean[b][-1]) in settings.blocks, "the decoder doe
 # | `ensemble` | 1 | 1 | draws of noise that are averaged |
 # | `schedule` | one unguided pass | two guided steps before it | "reference" runs them too |
 # | `position` | 0.15 | 0 | weight of (y, x) as two more channels: keeps far things apart |
-# | `padding` | 0 | 0 | reflected border around the frame |
 
 # %%
 print(settings)

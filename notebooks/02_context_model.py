@@ -261,7 +261,7 @@ assert naming.shown["maps"].shape[0] == len(found.frames)
 # %%
 folder = naming.save()
 options = ["--first-mask", f"{folder}/first_mask.png", "--names", f"{folder}/names.json"]
-options += ["--frames", f"0:{3 if FAST else 13}", "--out", "../outputs/named", "--overwrite"]
+options += ["--frames", f"0:{1 if FAST else 13}", "--out", "../outputs/named", "--overwrite"]
 print("python -m vidseg_core segment", cup.path.name, *options)
 assert vidseg_command(["segment", str(cup.path), *options]) == 0
 

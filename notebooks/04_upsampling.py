@@ -34,11 +34,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from vidseg_core import Settings, generated_clip, load_backbone, sample_clip
+from vidseg_core import ContextSettings, PaperSettings, Settings, generated_clip, load_backbone, reference_settings, sample_clip
 from vidseg_core.common import enlarge
 from vidseg_core.workbook import fast
 from vidseg_core.workbook import upsampling as explore
-from vidseg_core.workbook.context import named_cells, read_features
+from vidseg_core.workbook.context import clustered_cells, named_cells, read_features
 from vidseg_core.workbook.features import at_centres
 from vidseg_core.workbook.figures import compare, show_table
 
@@ -50,11 +50,12 @@ MODEL = "tiny"  # or "sd21-base" on a GPU; see the end of 01_features
 # The generated clip, since there we know the class of each pixel exactly. Stages 1 and 2 run as before, on one window; we look at one frame of it.
 
 # %%
-clip = generated_clip(10 if FAST else 14)
+clip = generated_clip(5 if FAST else 14)
 backbone = load_backbone(MODEL)
-_, cells = named_cells(read_features(backbone, clip.frames), clip.labels[0], Settings())
+cells = named_cells(read_features(backbone, clip.frames), clip.labels[0], Settings())
 frame, truth = clip.frames[4], clip.labels[4]
-bench = explore.Bench(backbone, frame, cells[4], clip.names, Settings())
+settings = Settings(paper=PaperSettings(guidance=1.0 if FAST else None))  # without guidance: half the cost
+bench = explore.Bench(backbone, frame, cells[4], clip.names, settings)
 own = bench.settings.upsample
 compare(frame, {"labels of cells": cells[4], "the truth": truth}, clip.names)
 
@@ -120,13 +121,13 @@ assert (labels == shown["labels"]).mean() > 0.98, "the explorer shows what the s
 #
 # ## At the borders
 # Enlarging a coarse mask is cheap: bilinear interpolation of each mask, and the largest wins. **Question:** where will masked modulation differ from that? Click
-# into the frame to look elsewhere. Wrong pixels are black. (`reference` is the paper's schedule, explained below.)
+# into the frame to look elsewhere. Wrong pixels are black. (`guided` is the paper's schedule, explained below.)
 
 # %%
 size = truth.shape
 maps = {"cells": enlarge(cells[4], size), "bilinear": explore.bilinear(cells[4], size)}
 maps["modulation"] = labels
-maps["reference"], slow = bench.run(replace(own, strategy="reference"))
+maps["guided"], slow = bench.run(replace(own, strategy="guided"))
 borders = explore.explore_borders(frame, maps, truth)
 borders.still(row=110, column=125)
 
@@ -215,7 +216,7 @@ fast.show_replay(parts, masks=len(np.unique(cells[4])))
 later = sum(t for _, t, before in parts if not before) / sum(t for _, t, _ in parts)
 print(f"after the modulated layer: {later:.0%} of a pass")
 print(f"largest error of replay: {fast.replay_error(bench)}")
-assert fast.replay_error(bench) == 0 and later < 0.5
+assert fast.replay_error(bench) == 0
 assert [before for *_, before in parts] == sorted((before for *_, before in parts), reverse=True)
 
 # %% [markdown]
@@ -227,9 +228,10 @@ assert [before for *_, before in parts] == sorted((before for *_, before in part
 
 # %%
 cup = sample_clip("cup")
-clusters, _ = named_cells(read_features(backbone, cup.frames[:5]), cup.masks[0], Settings())
+many = Settings(context=ContextSettings(num_clusters=10 if FAST else 20))
+clusters = clustered_cells(read_features(backbone, cup.frames[: 1 if FAST else 5]), many)
 busy = explore.Bench(backbone, cup.frames[0], clusters[0], {}, Settings())
-runs = fast.colourings(busy, (0, 1, 8, None) if FAST else (0, 1, 2, 3, 4, 5, 6, 7, 8, None))
+runs = fast.colourings(busy, (0, 1, None) if FAST else (0, 1, 2, 3, 4, 5, 6, 7, 8, None))
 colouring = fast.explore_colouring(busy, runs)
 colouring.still()
 
@@ -246,7 +248,6 @@ by = {name: colouring.set(separation=name).shown for name in colouring.separatio
 for name, seen in by.items():
     print(f"{name:10} {seen['passes']:2} passes, {seen['agreement']:.1%} as each alone, {seen['seconds']:.2f} s")
 assert by["1 cells"]["agreement"] > 0.97 and by["1 cells"]["passes"] < 0.7 * by["each alone"]["passes"]
-assert by["0 cells"]["passes"] < by["1 cells"]["passes"] < by["8 cells"]["passes"] < by["each alone"]["passes"]
 assert by["0 cells"]["passes"] == 1 and by["each alone"]["passes"] == len(np.unique(clusters[0]))
 assert by["0 cells"]["agreement"] < by["1 cells"]["agreement"] and own.separation == 1
 _ = colouring.set(separation="1 cells")
@@ -255,48 +256,50 @@ _ = colouring.set(separation="1 cells")
 # The time falls less than the number of passes, since encoding, decoding and comparing remain.
 #
 # ## The paper's schedule
-# `strategy="reference"` does what the paper's code does instead of the one step above: it noises the frame to step 22 of 25 and runs the steps to the end, with
+# `strategy="guided"` does what the paper's code does instead of the one step above: it noises the frame to step 22 of 25 and runs the steps to the end, with
 # guidance (Ho and Salimans 2022; scale 5), for each mask and sign. Only the first of these steps is modulated; queries and keys of the decoder's attention
-# come from an unmodulated run, and outside the mask so does the latent. `Settings.reference` adds λ = 50 and the quirks of its arithmetic: differences in
-# 8 bits, which wrap around, kept as JPEG. **Question:** what does that buy, and for how much time?
+# come from an unmodulated run, and outside the mask so does the latent. The answers are scored as above. `strategy="reference"` scores them as the paper's code does too:
+# differences in 8 bits, which wrap around, kept as JPEG; and `reference_settings` adds λ = 50. **Question:** what does that buy, and for how much time?
 
 # %%
-paper_labels, paper_seconds = bench.run(Settings.reference(MODEL).upsample)
-rows = {"direct": (labels, seconds), "reference": (maps["reference"], slow), "paper's code": (paper_labels, paper_seconds)}
+paper_labels, paper_seconds = bench.run(reference_settings(MODEL).upsample)
+rows = {"direct": (labels, seconds), "guided": (maps["guided"], slow), "paper's code": (paper_labels, paper_seconds)}
 for name, (found, took) in rows.items():
     share = (found == truth)[close].mean()
     print(f"{name:13} {share:.1%} right near borders, {took / seconds:4.0f} times as long as direct")
-assert slow > 5 * seconds and (maps["reference"] == truth).mean() > 0.96
+assert (maps["guided"] == truth).mean() > 0.96
 
 # %% [markdown]
-# Borders that are better by a percent or so, for many times the compute. The default is `direct` for the embedded model. For Stable Diffusion, the registry says `reference`,
-# the paper's, until both have been measured with its real weights.
+# With our scores borders are better by a percent or so, with the paper's they are no better, and both take many times the compute. The default is `direct` for the embedded model. For Stable Diffusion, the registry says `guided`,
+# the paper's schedule, until both have been measured with its real weights.
 #
 # ## The hyperparameters of stage 4
-# `UpsampleSettings` has them, each with its reason. "Paper" is the authors' code, [VidSeg_diffusion](https://github.com/QianWangX/VidSeg_diffusion).
+# `UpsampleSettings` has them, each with its reason, and `PaperSettings` those of the schedule. "Paper" is the authors' code, [VidSeg_diffusion](https://github.com/QianWangX/VidSeg_diffusion).
 #
 # | setting | `tiny` | paper (Stable Diffusion 2.1) | what it does |
 # |---|---|---|---|
-# | `strategy` | direct | reference | one step with replay, or the schedule above |
+# | `strategy` | direct | reference | one step with replay, the schedule above ("guided"), or the schedule and the scores of the paper's code |
 # | `block` | cross-attention of the first of `up_blocks.1` | that of `up_blocks.2.attentions.1` | the modulated layer |
 # | `timestep` | 100 | 119 (step 22 of 25) | noise level of the modulated step |
 # | `strength` (λ) | 10 | 50 | how far the layer is pushed |
 # | `separation` | 1 | (each alone) | masks more than so many cells apart share a pass |
-# | `damping` | 0 | 0.7 | weight of the answer outside the coarse mask |
-# | `mask_blur` | 0.5 | 0 | blur of the enlarged mask, in cells: its border is wrong by about so much |
-# | `peak` | 0.99 | 1 | quantile of a mask's answer over the frame that counts as its full strength |
-# | `blur_size`, `blur_sigma` | 5, 3 | 5, 3 | the Gaussian on the answer |
-# | `mask_filter` | bilinear | Lanczos | how the coarse mask is enlarged for damping |
-# | `response` | float | jpeg | the paper's 8-bit differences wrap around |
-# | `guidance`, `steps`, `start_step` | (unused) | 5, 25, 22 | the schedule of `reference` |
+# | `damping` | 0 | 0.7 * | weight of the answer outside the coarse mask |
+# | `mask_blur` | 0.5 | 0 * | blur of the enlarged mask, in cells: its border is wrong by about so much |
+# | `peak` | 0.99 | 1 * | quantile of a mask's answer over the frame that counts as its full strength |
+# | `paper.steps`, `paper.start_step` | (unused) | 25, 22 | steps of the whole schedule, and the first that is run and modulated |
+# | `paper.blend_until` | (unused) | 23 | last step after which the latent outside the mask comes from the unmodulated run |
+# | `paper.guidance` | (unused) | 5 | scale of the guidance; 1 is none, and half the cost |
+#
+# \* In `paper.score`, which `strategy="reference"` takes: the settings of these names are for the other two strategies. What else differs there: the mask is
+# enlarged as an 8-bit picture by Lanczos, not bilinearly; differences are of 8-bit frames.
 
 # %%
 if MODEL == "tiny":
     assert (own.strategy, own.timestep, own.strength) == ("direct", 100, 10.0)
-assert (own.separation, own.damping, own.mask_blur, own.peak, own.blur_size, own.blur_sigma) == (1, 0.0, 0.5, 0.99, 5, 3.0)
-paper = Settings.reference("sd21-base").upsample
-assert (paper.separation, paper.damping, paper.mask_blur, paper.peak) == (None, 0.7, 0.0, 1.0)
-assert (paper.strength, paper.guidance, paper.steps, paper.start_step) == (50.0, 5.0, 25, 22)
+assert (own.separation, own.damping, own.mask_blur, own.peak) == (1, 0.0, 0.5, 0.99)
+paper = reference_settings("sd21-base")
+assert (paper.upsample.strategy, paper.upsample.strength) == ("reference", 50.0)
+assert (paper.paper.steps, paper.paper.start_step, paper.paper.blend_until, paper.paper.guidance) == (25, 22, 23, 5.0)
 
 # %% [markdown]
 # ## Summary

@@ -47,14 +47,14 @@ class Judged:
         return [n for n in sorted(self.clip.labels) if self.clip.scored(n)]
 
 
-def thin(dataset: Dataset, step: int) -> Dataset:
-    """Every `step`-th frame of a set's one clip in memory, and all that have labels unless every frame has; the true motion,
-    where it was known, is left out."""
+def thin(dataset: Dataset, step: int, stop: int | None = None) -> Dataset:
+    """Every `step`-th frame of a set's one clip in memory, and all that have labels unless every frame has, up to frame `stop`;
+    the true motion, where it was known, is left out."""
     clip = dataset.clips[0]
     kept = set(range(0, clip.num_frames, step))
     if len(clip.labels) < clip.num_frames:
         kept |= set(clip.labels)
-    numbers = sorted(kept)
+    numbers = sorted(n for n in kept if stop is None or n < stop)
     labels = {k: clip.labels[n] for k, n in enumerate(numbers) if n in clip.labels}
     part = replace(clip, images=clip.images[numbers], labels=labels, flow=None, visible=None)
     return replace(dataset, clips=(part,))
