@@ -8,6 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from full_size_memory import peak
 from sklearn.neighbors import KNeighborsClassifier
 
 from vidseg_core import (
@@ -17,6 +18,7 @@ from vidseg_core import (
     Segmentation,
     Settings,
     VidSeg,
+    generated_clip,
     paper,
     reference_settings,
     sample_clip,
@@ -40,39 +42,55 @@ def bilinear(cells, size):
     return values[torch.nn.functional.interpolate(masks, size=size, mode="bilinear").argmax(1)].numpy()
 
 
-# mIoU of the pixels on the four drawn frames after the first: measured 0.795 and 0.797
-BOUNDS = {"cup": 0.775, "box": 0.777}
+# mIoU of the pixels on the drawn frames after the first, and the last of them that is asked for: measured 0.912 and 0.922
+BOUNDS = {"cup": (0.892, 47), "box": (0.902, 24)}
 
 
-@pytest.fixture(scope="module", params=["cup", "box"])
+@pytest.fixture(scope="module", params=BOUNDS)
 def scored(request, backbone):
-    """mIoU against the hand-drawn masks after each stage; the first mask names the cells and is not scored. Stage 4 runs on
-    the drawn frames alone."""
-    sample, vidseg = sample_clip(request.param), VidSeg(backbone)
-    drawn = [n for n in sample.masks if n > 0]
-    windows = list(vidseg.cells(sample.frames[: max(drawn) + 1], first_mask=sample.masks[0]))
-    coarse, refined = (np.concatenate([getattr(w, name) for w in windows])[drawn] for name in ("coarse", "refined"))
-    truth, size = np.stack([sample.masks[n] for n in drawn]), sample.frames.shape[1:3]
-    maps = {"coarse": enlarge(coarse, size), "bilinear": bilinear(refined, size),
-            "pixels": vidseg.enlarge(sample.frames[drawn], torch.from_numpy(refined))}  # fmt: skip
-    return request.param, {name: mean_iou(confusion(m, truth, len(sample.names))) for name, m in maps.items()}
+    """mIoU against the hand-drawn masks after each stage, and the pixels of the first three frames; the first mask names the
+    cells and is not scored. Stage 4 runs on these frames alone."""
+    sample, vidseg, last = sample_clip(request.param), VidSeg(backbone), BOUNDS[request.param][1]
+    drawn = [n for n in sample.masks if 0 < n <= last]
+    windows = list(vidseg.cells(sample.frames[: last + 1], first_mask=sample.masks[0]))
+    coarse, refined = (np.concatenate([getattr(w, name) for w in windows]) for name in ("coarse", "refined"))
+    truth, size, shown = np.stack([sample.masks[n] for n in drawn]), sample.frames.shape[1:3], [0, 1, 2, *drawn]
+    pixels = vidseg.enlarge(sample.frames[shown], torch.from_numpy(refined[shown]))
+    maps = {"coarse": enlarge(coarse[drawn], size), "bilinear": bilinear(refined[drawn], size), "pixels": pixels[3:]}
+    scores = {name: mean_iou(confusion(m, truth, len(sample.names))) for name, m in maps.items()}
+    return request.param, scores, pixels[:3]
 
 
 def test_real_clips_against_hand_drawn_masks(scored):
-    name, scores = scored
-    assert scores["pixels"] > BOUNDS[name], scores
+    name, scores, _ = scored
+    assert scores["pixels"] > BOUNDS[name][0], scores
 
 
 def test_pixels_are_not_below_cells_nor_bilinear(scored):
-    _, scores = scored
+    _, scores, _ = scored
     assert scores["pixels"] >= scores["coarse"], scores
     assert scores["pixels"] >= scores["bilinear"] - 0.003, scores  # level on one clip, ahead on the other
 
 
-def test_pixels_are_stable_in_time(backbone):
-    """Share of pixels that change label from frame to frame; a hand and a cup that move change some."""
-    sample = sample_clip("cup")
-    assert flicker(VidSeg(backbone)(sample.frames[:8], first_mask=sample.masks[0], keep=()).labels) < 0.03
+def test_pixels_are_stable_in_time(scored):
+    """Share of pixels that change label from frame to frame; a hand that moves changes some: measured 0.012 and 0.005."""
+    assert flicker(scored[2]) < 0.02
+
+
+@pytest.fixture(scope="module")
+def told():
+    """What was said of the progress of `plain`."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def plain(backbone, clip, told):
+    """A run without a mask: windows of four and of two frames."""
+    return VidSeg(backbone, quick())(clip.frames, progress=lambda stage, frames: told.append((stage, frames)))
+
+
+def joined(windows, name):
+    return np.concatenate([getattr(w, name) for w in windows])
 
 
 def test_result_is_as_documented(backbone, clip):
@@ -84,18 +102,16 @@ def test_result_is_as_documented(backbone, clip):
     assert set(np.unique(result.labels)) <= set(np.unique(clip.labels[0])) | {255} <= set(result.names)
     assert set(result.timings) == {"features", "context", "refine", "upsample"} and min(result.timings.values()) > 0
     assert result.confidence.min() > 0 and result.confidence.max() <= 1
-    assert VidSeg(backbone, quick())(clip.frames[:2], keep=()).features is None
+    assert VidSeg(backbone, quick())(clip.frames[:1], keep=()).features is None
 
 
-def test_same_seed_same_labels(backbone, clip):
-    once, again = (VidSeg(backbone, quick())(clip.frames, keep=()) for _ in range(2))
-    other = VidSeg(backbone, dataclasses.replace(quick(), seed=1))(clip.frames, keep=())
-    assert (once.labels == again.labels).all() and (once.clusters[0] == again.clusters[0]).all()
-    assert (once.clusters[0] != other.clusters[0]).any()
+def test_another_seed_gives_other_clusters(backbone, clip, plain):
+    """That the same seed gives the same labels is said by the stream below."""
+    other = next(VidSeg(backbone, dataclasses.replace(quick(), seed=1)).cells(clip.frames))
+    assert (plain.clusters[0][:4] != other.clusters[0]).any()
 
 
-def test_stream_gives_the_same_window_by_window(backbone, clip):
-    whole = VidSeg(backbone, quick())(clip.frames, keep=())
+def test_stream_gives_the_same_window_by_window(backbone, clip, plain):
     asked = []
 
     def frames():
@@ -108,21 +124,18 @@ def test_stream_gives_the_same_window_by_window(backbone, clip):
     assert max(asked) == 3, "the second window was read before it was needed"
     windows = [first, *stream]
     assert [w.start for w in windows] == [0, 4]
-    assert (np.concatenate([w.labels for w in windows]) == whole.labels).all()
+    assert (joined(windows, "labels") == plain.labels).all()
 
 
-def test_progress_is_told_after_each_stage_of_each_window(backbone, clip):
-    told, stages = [], ("features", "context", "refine", "upsample")
-    VidSeg(backbone, quick())(clip.frames, keep=(), progress=lambda stage, frames: told.append((stage, frames)))
-    assert told == [(stage, frames) for frames in (4, 2) for stage in stages]
+def test_progress_is_told_after_each_stage_of_each_window(plain, told):
+    assert told == [(stage, frames) for frames in (4, 2) for stage in ("features", "context", "refine", "upsample")]
 
 
-def test_cells_are_those_of_the_whole_run(backbone, clip, monkeypatch):
-    whole = list(VidSeg(backbone, quick()).stream(clip.frames))
+def test_cells_are_those_of_the_whole_run(backbone, clip, plain, monkeypatch):
     monkeypatch.setattr("vidseg_core.pipeline.upsample", lambda *_: pytest.fail("stage 4 ran"))
-    for cells, pixels in zip(VidSeg(backbone, quick()).cells(clip.frames), whole, strict=True):
-        assert cells.labels is None and set(cells.seconds) == {"features", "context", "refine"}
-        assert (cells.coarse == pixels.coarse).all() and (cells.refined == pixels.refined).all()
+    windows = list(VidSeg(backbone, quick()).cells(clip.frames))
+    assert all(w.labels is None and set(w.seconds) == {"features", "context", "refine"} for w in windows)
+    assert all((joined(windows, name) == getattr(plain, name)).all() for name in ("coarse", "refined", "confidence"))
 
 
 def test_another_first_stage(backbone, clip):
@@ -132,36 +145,36 @@ def test_another_first_stage(backbone, clip):
     assert result.features.context.shape == (2, 12, 16, 5) and result.labels.shape == (2, *SMALL)
 
 
-def test_granularity_is_a_lookup_and_only_stage_4_runs_again(backbone, clip, monkeypatch):
-    vidseg = VidSeg(backbone, quick(num_clusters=12))
-    result = vidseg(clip.frames)
-    assert len(np.unique(result.refined)) > 4
+def test_granularity_is_a_lookup_and_only_stage_4_runs_again(backbone, clip, plain, monkeypatch):
+    vidseg = VidSeg(backbone, quick())
+    assert len(np.unique(plain.refined)) > 4
     monkeypatch.setattr(vidseg, "extract", lambda *_: pytest.fail("stage 1 ran again"))
-    fewer = vidseg.resegment(result, 4)
-    assert len(np.unique(fewer.refined)) <= 4 and (fewer.refined == result.at(4)[1]).all()
+    fewer = vidseg.resegment(plain, 4)
+    assert len(np.unique(fewer.refined)) <= 4 and (fewer.refined == plain.at(4)[1]).all()
     assert set(np.unique(fewer.labels)) <= set(np.unique(fewer.refined)) <= set(fewer.names)
     assert fewer.settings.context.num_segments == 4
-    for segment in np.unique(result.refined):
-        assert len(np.unique(fewer.refined[result.refined == segment])) == 1, "a segment was split"
-    monkeypatch.undo()
-    direct = VidSeg(backbone, quick(num_clusters=12, num_segments=4))(clip.frames, keep=())
+    for segment in np.unique(plain.refined):
+        assert len(np.unique(fewer.refined[plain.refined == segment])) == 1, "a segment was split"
+    direct = VidSeg(backbone, quick(num_segments=4))(clip.frames, keep=())
     assert (direct.labels == fewer.labels).all()
     with pytest.raises(InputError, match="mask"):
-        VidSeg(backbone, quick())(clip.frames[:2], first_mask=clip.labels[0]).at(3)
+        VidSeg(backbone, quick())(clip.frames[:1], first_mask=clip.labels[0]).at(3)
 
 
 def test_names(backbone, clip):
-    plain = VidSeg(backbone, quick(num_segments=4))(clip.frames, keep=())
-    a, b, *_ = sorted(set(np.unique(plain.refined).tolist()))
-    named = VidSeg(backbone, quick(num_segments=4))(clip.frames, names={a: "rest", b: "rest"}, keep=())
+    vidseg = VidSeg(backbone, quick(num_segments=4))
+    unnamed = next(vidseg.cells(clip.frames)).refined
+    a, b, *_ = sorted(set(np.unique(unnamed).tolist()))
+    named = vidseg(clip.frames[:4], names={a: "rest", b: "rest"}, keep=())
     assert named.names[a] == "rest" and b not in named.names
-    assert (named.refined == np.where(plain.refined == b, a, plain.refined)).all()
+    assert (named.refined == np.where(unnamed == b, a, unnamed)).all()
     assert (named.at(4)[1] == named.refined).all()
-    again = VidSeg(backbone, quick(num_segments=4)).resegment(named, 4)
+    again = vidseg.resegment(named, 4)
     assert again.names == named.names and (again.refined == named.refined).all()
     with pytest.raises(InputError, match="200"):
-        VidSeg(backbone, quick())(clip.frames, names={200: "x"})
-    classes = VidSeg(backbone, quick())(clip.frames[:2], first_mask=clip.labels[0], names=["rest", "leaf", "blossom", "other"])
+        next(VidSeg(backbone, quick()).cells(clip.frames, names={200: "x"}))
+    names = ["rest", "leaf", "blossom", "other"]
+    classes = next(VidSeg(backbone, quick()).cells(clip.frames, first_mask=clip.labels[0], names=names)).scene
     assert classes.names == {0: "rest", 1: "leaf", 2: "blossom", 255: "void"}
 
 
@@ -179,9 +192,9 @@ def test_short_clips(backbone, clip, count):
 
 
 def test_frames_of_any_size_get_labels_of_that_size(backbone):
-    """16x16 is enlarged to the working size, 4000x3000 shrunk; the labels have the frames' own size."""
+    """16x16 is enlarged to the working size, 1600x1200 shrunk; the labels have the frames' own size."""
     rng = np.random.default_rng(0)
-    for height, width in ((16, 16), (3000, 4000), (50, 400)):
+    for height, width in ((16, 16), (1200, 1600), (50, 400)):
         frames = rng.integers(0, 15, (1, height, width, 3)).astype(np.uint8)
         frames[:, :, width // 2 :] += 220
         result = VidSeg(backbone, Settings(context=ContextSettings(num_clusters=2)))(frames, keep=())
@@ -265,7 +278,7 @@ def test_no_seam_between_windows(backbone, clip):
     assert np.abs(confidence[3:] - expected[3:])[:, 1:-1, 1:-1][:, same[inner]].max() < 1e-5
 
 
-def test_settings_that_do_not_fit_are_refused(backbone, clip):
+def test_settings_that_do_not_fit_are_refused(backbone, clip, plain):
     with pytest.raises(InputError, match=r"multiples of 16.*96, 128"):
         VidSeg(backbone, Settings(working_size=(100, 125)))
     for features, words in (({"timestep": 5000}, "999"), ({"blocks": ("up_blocks.9",)}, "up_blocks.9")):
@@ -276,7 +289,7 @@ def test_settings_that_do_not_fit_are_refused(backbone, clip):
     with pytest.raises(InputError, match="160 tokens"):
         quick(max_context=159)
     with pytest.raises(InputError, match="0 segments"):
-        VidSeg(backbone, quick())(clip.frames[:1]).at(0)
+        plain.at(0)
     with pytest.raises(InputError, match="leave it out"):
         VidSeg(backbone, quick(num_segments=3))(clip.frames, first_mask=clip.labels[0])
     with pytest.raises(InputError, match="200 clusters cannot be made of 192 tokens"):
@@ -302,33 +315,21 @@ def test_the_paper_protocol_step_by_step(backbone, clip):
 
 
 def test_stages_on_the_generated_clip(backbone):
-    """Accuracy against the exact labels after each stage, over two windows (measured: 97.4, 97.4, 97.6 %)."""
-    from vidseg_core import generated_clip
-
-    clip = generated_clip(num_frames=20)
-    result = VidSeg(backbone)(clip.frames, first_mask=clip.labels[0], keep=())
+    """Accuracy against the exact labels after each stage, over two windows (measured: 99.3, 99.3, 98.9 %)."""
+    clip = generated_clip(num_frames=4)
+    result = VidSeg(backbone, Settings(window=3))(clip.frames, first_mask=clip.labels[0], keep=())
     cells = clip.labels[:, 4::8, 4::8]
     shares = [(result.coarse == cells).mean(), (result.refined == cells).mean(), (result.labels == clip.labels).mean()]
-    assert min(shares) > 0.96, shares
+    assert min(shares) > 0.98, shares
 
 
-MEMORY = """
-import resource, sys
-import numpy as np
-from vidseg_core import ContextSettings, Settings, VidSeg, generated_clip, load_backbone
-clip = generated_clip(num_frames=28)
-frames = np.concatenate([clip.frames] * 4)[: int(sys.argv[1])]
-settings = Settings(context=ContextSettings(num_segments=1), working_size=(96, 128))
-result = VidSeg(load_backbone("tiny", device="cpu"), settings)(frames)
-assert result.labels.shape == frames.shape[:3]
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
-
-
-def test_memory_does_not_grow_with_the_clip():
-    """Peak of a whole process, intermediates kept: 100 frames of 320x240 against 28."""
-    peaks = [int(subprocess.check_output([sys.executable, "-c", MEMORY, str(n)], text=True)) for n in (28, 100)]
-    assert peaks[1] < 1.5 * peaks[0], peaks
+def test_memory_does_not_grow_with_the_clip(backbone):
+    """What torch holds at the most, for three windows and for one. They leave labels and small scenes: measured 1.05."""
+    frames = generated_clip(num_frames=6, size=(64, 64)).frames
+    context = ContextSettings(num_clusters=3, max_context=64, num_segments=1)
+    vidseg = VidSeg(backbone, Settings(context=context, working_size=(64, 64), window=2))
+    peaks = [peak(lambda count=count: vidseg(frames[:count], keep=())) for count in (2, 6)]
+    assert peaks[1] < 1.1 * peaks[0], peaks
 
 
 def test_an_installed_copy_works_without_the_repository(tmp_path):
@@ -342,8 +343,8 @@ def test_an_installed_copy_works_without_the_repository(tmp_path):
     script = (
         "import vidseg_core, numpy as np; from vidseg_core import *; s = sample_clip('cup');"
         "small = Settings(working_size=(96, 128));"
-        "r = VidSeg(load_backbone('tiny'), small)(s.frames[:2], first_mask=s.masks[0]);"
+        "r = VidSeg(load_backbone('tiny'), small)(s.frames[:1], first_mask=s.masks[0]);"
         "print(vidseg_core.__file__, r.labels.shape, sorted(set(np.unique(r.labels).tolist()) - set(s.names)))"
     )
     output = subprocess.check_output([sys.executable, "-c", script], cwd=tmp_path / "site", text=True)
-    assert str(tmp_path) in output and "(2, 240, 320) []" in output
+    assert str(tmp_path) in output and "(1, 240, 320) []" in output
