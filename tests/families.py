@@ -36,10 +36,11 @@ def small_unet(family: str) -> torch.nn.Module:
 
 def small_vae(family: str) -> torch.nn.Module:
     """Eight pixels a latent cell."""
-    blocks = {"block_out_channels": (32,) * LEVELS, "down_block_types": ("DownEncoderBlock2D",) * LEVELS}
-    if family == "svd":
-        return AutoencoderKLTemporalDecoder(**blocks)
-    return AutoencoderKL(**blocks, up_block_types=("UpDecoderBlock2D",) * LEVELS)
+    down = ("DownEncoderBlock2D",) * LEVELS
+    if family == "svd":  # its groups of channels are always 32
+        return AutoencoderKLTemporalDecoder(block_out_channels=(32,) * LEVELS, down_block_types=down)
+    up = ("UpDecoderBlock2D",) * LEVELS
+    return AutoencoderKL(block_out_channels=(8,) * LEVELS, norm_num_groups=4, down_block_types=down, up_block_types=up)
 
 
 def small(family: str, folder: Path) -> Path:

@@ -23,25 +23,25 @@ def saved(scene):
 
 
 def equal(ours, theirs):
-    """Whether two windows have the same maps and names."""
-    maps = all((getattr(ours, name) == getattr(theirs, name)).all() for name in ("coarse", "refined", "labels", "confidence"))
+    """Whether two windows have the same maps of cells and names."""
+    maps = all((getattr(ours, name) == getattr(theirs, name)).all() for name in ("coarse", "refined", "confidence"))
     return maps and ours.start == theirs.start and ours.scene.names == theirs.scene.names
 
 
 @pytest.mark.parametrize("given", [{"mask": True}, {"segments": 4, "names": {0: "this"}}, {}])
 def test_a_stream_goes_on_from_any_window(backbone, clip, given):
-    """Each window's scene is the state behind that window, also when the stream has gone on since."""
+    """Each window's scene is the state behind that window, also when the stream has gone on since. Stage 4 has no state."""
     context = dataclasses.replace(QUICK.context, num_segments=given.get("segments"))
     vidseg = VidSeg(backbone, dataclasses.replace(QUICK, context=context))
     mask = clip.labels[0] if "mask" in given else None
     names = None
     if "names" in given:  # which numbers there are depends on the clusters
         names = {next(iter(next(vidseg.cells(clip.frames)).scene.names)): "this"}
-    whole = list(vidseg.stream(clip.frames, mask, names))
+    whole = list(vidseg.cells(clip.frames, mask, names))
     assert [w.start for w in whole] == [0, 2, 4] and [w.scene.frames for w in whole] == [2, 4, 6]
     for n, window in enumerate(whole[:-1], 1):
         scene = Scene.from_state(saved(window.scene), vidseg.settings)
-        rest = list(vidseg.stream(clip.frames[2 * n :], scene=scene))
+        rest = list(vidseg.cells(clip.frames[2 * n :], scene=scene))
         assert len(rest) == 3 - n and all(map(equal, rest, whole[n:]))
         assert rest[-1].scene.lost == whole[-1].scene.lost
         assert mask is not None or rest[-1].scene.cut(3).names == whole[-1].scene.cut(3).names
@@ -49,9 +49,9 @@ def test_a_stream_goes_on_from_any_window(backbone, clip, given):
 
 def test_a_window_leaves_the_scene_before_it_alone(backbone, clip):
     vidseg = VidSeg(backbone, QUICK)
-    first = next(vidseg.stream(clip.frames[:2])).scene
+    first = next(vidseg.cells(clip.frames[:2])).scene
     before = saved(first)
-    after = next(vidseg.stream(clip.frames[2:4], scene=first)).scene
+    after = next(vidseg.cells(clip.frames[2:4], scene=first)).scene
     assert all((before[name] == array).all() for name, array in saved(first).items())
     assert after is not first and (after.context.tokens[-1] != first.context.tokens[-1]).any()
     for thing in (first, first.context, first.overlap):

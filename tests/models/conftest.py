@@ -5,6 +5,8 @@ import shutil
 import pytest
 from families import small
 
+from vidseg_core import load_backbone
+
 
 @pytest.fixture(scope="session")
 def sd_folder(tmp_path_factory):
@@ -14,6 +16,11 @@ def sd_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def svd_folder(tmp_path_factory):
     return small("svd", tmp_path_factory.mktemp("svd"))
+
+
+@pytest.fixture(scope="session")
+def svd(svd_folder):
+    return load_backbone(svd_folder, device="cpu")
 
 
 @pytest.fixture

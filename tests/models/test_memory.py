@@ -5,10 +5,9 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from families import small
 from full_size_memory import peak
 
-from vidseg_core import ContextSettings, InputError, Settings, UpsampleSettings, VidSeg, load_backbone
+from vidseg_core import ContextSettings, InputError, Settings, UpsampleSettings, VidSeg
 from vidseg_core.features import extract_features
 from vidseg_core.models.memory import Pieces
 from vidseg_core.modulation import NoisyWindow
@@ -73,49 +72,50 @@ def full_beyond(most, forward):
 def test_labels_do_not_depend_on_memory(backbone, images, clip, monkeypatch):
     """The UNet refuses more than five images; features and labels are those of a roomy device."""
     settings = Settings(working_size=(96, 128)).resolve(backbone.model)
-    cells = torch.from_numpy(clip.labels[:, 4::8, 4::8].copy())
+    cells = torch.from_numpy(clip.labels[:3, 4::8, 4::8].copy())
     features = extract_features(backbone, images, settings)
-    labels = upsample(backbone, images, cells, (96, 128), settings)
+    labels = upsample(backbone, images[:3], cells, (96, 128), settings)
     monkeypatch.setattr(backbone.unet, "forward", full_beyond(5, backbone.unet.forward))
     monkeypatch.setattr(backbone, "pieces", Pieces())
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         again = extract_features(backbone, images, settings)
         assert (again.context - features.context).abs().max() < 1e-4
-        assert (upsample(backbone, images, cells, (96, 128), settings) == labels).float().mean() > 0.9999
+        assert (upsample(backbone, images[:3], cells, (96, 128), settings) == labels).float().mean() > 0.9999
     assert sum("out of memory" in str(w.message) for w in said) == 1
 
 
-def test_only_the_modulated_passes_of_the_reference_are_too_large(backbone, images, clip, monkeypatch):
+@pytest.fixture(scope="module")
+def window(backbone, images):
+    """Four frames of 64 x 64 pixels, noise and settings for the guided strategy."""
+    s = Settings(upsample=UpsampleSettings(strategy="guided"), working_size=(64, 64)).resolve(backbone.model)
+    latents = backbone.encode(images[:4, :, 16:80, 32:96])
+    return NoisyWindow(latents, backbone.noise(latents, 0, True).expand_as(latents), None), s
+
+
+def test_only_the_modulated_passes_of_the_reference_are_too_large(backbone, window, monkeypatch):
     """They hold more than the plain pass, whose record is still there; a piece of theirs is halved alone."""
-    s = Settings(upsample=UpsampleSettings(strategy="guided"), working_size=(96, 128)).resolve(backbone.model)
-    cells = torch.from_numpy(clip.labels[:, 4::8, 4::8].copy())
-    latents = backbone.encode(images)
-    window = NoisyWindow(latents, backbone.noise(latents, 0, True).expand_as(latents), None)
+    window, s = window
+    cells = torch.arange(8).div(4, rounding_mode="floor").expand(4, 8, 8)
     whole = list(predict_masks(backbone, window, cells, s.upsample, s.paper))
     monkeypatch.setattr(backbone, "pieces", Pieces())
     real = backbone.replay
-    monkeypatch.setattr(backbone, "replay", lambda record, rows: full_beyond(6, lambda r: real(record, r))(rows))
+    monkeypatch.setattr(backbone, "replay", lambda record, rows: full_beyond(4, lambda r: real(record, r))(rows))
     with pytest.warns(UserWarning, match="halved"):
         pieces = list(predict_masks(backbone, window, cells, s.upsample, s.paper))
-    assert max(len(p.group) for p in pieces) == 3  # twice as many images: guidance
-    assert max(len(p.group) for p in whole) == 6
+    assert max(len(p.group) for p in pieces) == 2  # twice as many images: guidance
+    assert max(len(p.group) for p in whole) == 4
     assert torch.cat([p.group.frames for p in pieces]).equal(torch.cat([p.group.frames for p in whole]))
     for sign in ("plus", "minus"):
         ours, theirs = (torch.cat([getattr(p, sign) for p in predictions]) for predictions in (pieces, whole))
         assert (ours - theirs).abs().max() < 1e-3
 
 
-@pytest.fixture(scope="module")
-def svd(tmp_path_factory):
-    return load_backbone(small("svd", tmp_path_factory.mktemp("svd")), device="cpu")
-
-
 @pytest.mark.parametrize(("strategy", "most"), [("direct", 0), ("guided", 0), ("guided", 1)])
 def test_a_window_of_a_video_model_is_not_divided(svd, monkeypatch, strategy, most):
     """The UNet refuses all windows, or more than one: then a pass with guidance is too large."""
-    frames = np.random.default_rng(0).integers(0, 256, (4, 64, 128, 3), dtype=np.uint8)
-    how = {"context": ContextSettings(num_clusters=3), "upsample": UpsampleSettings(strategy=strategy)}
+    frames = np.random.default_rng(0).integers(0, 256, (2, 64, 128, 3), dtype=np.uint8)
+    how = {"context": ContextSettings(num_clusters=2), "upsample": UpsampleSettings(strategy=strategy)}
     settings = Settings(**how, working_size=(64, 128))
     monkeypatch.setattr(svd.unet, "forward", full_beyond(most, svd.unet.forward))
     monkeypatch.setattr(svd, "pieces", Pieces())
@@ -130,24 +130,22 @@ def test_what_has_no_pieces_is_refused_in_the_same_words(backbone, clip, setting
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     vidseg = VidSeg(backbone, settings)
-    result = vidseg(clip.frames[:2])
+    result = vidseg(clip.frames[:1])
     monkeypatch.setattr(backbone, part, full)
     with pytest.raises(InputError, match="--size"):
-        vidseg(clip.frames[:2])
+        vidseg(clip.frames[:1])
     with pytest.raises(InputError, match="--size"):
         vidseg.resegment(result, 2)
 
 
-def test_a_mask_that_is_not_in_every_frame_takes_no_more_memory(backbone, images):
+def test_a_mask_that_is_not_in_every_frame_takes_no_more_memory(backbone, window):
     """The attention recorded of all steps and layers is not copied for it."""
-    s = Settings(upsample=UpsampleSettings(strategy="guided"), working_size=(96, 128)).resolve(backbone.model)
-    latents = backbone.encode(images)
-    window = NoisyWindow(latents, backbone.noise(latents, 0, True).expand_as(latents), None)
+    window, s = window
 
     def taken(frames):
-        cells = torch.zeros(6, 12, 16, dtype=torch.long)
-        cells[:frames, 4:8, 5:9] = 1
-        cells[frames:, 4:8, 5:9] = 2
+        cells = torch.zeros(4, 8, 8, dtype=torch.long)
+        cells[:frames, 3:6, 3:6] = 1
+        cells[frames:, 3:6, 3:6] = 2
         return peak(lambda: list(predict_masks(backbone, window, cells, s.upsample, s.paper)))
 
-    assert taken(5) < 1.01 * taken(6)
+    assert taken(3) < 1.01 * taken(4)
