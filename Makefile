@@ -63,9 +63,9 @@ browser: install
 	@$(BIN)/python -c "import playwright" 2>/dev/null || \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[browser]"
 
-# Without nbval, which loads much of Jupyter in each process.
+# Without nbval, which loads much of Jupyter in each process; the slowest files first (tests/conftest.py), not those with most tests.
 unit: install
-	$(BIN)/python -m pytest -p no:nbval $(SPREAD)
+	$(BIN)/python -m pytest -p no:nbval $(SPREAD) --no-loadscope-reorder
 
 test-training: install
 	$(BIN)/python -m pytest -p no:nbval -n $(JOBS) -m training tests/training

@@ -16,10 +16,18 @@ from vidseg_core import Settings, generated_clip, load_backbone
 SMALL = (96, 128)
 """Working size of most tests, in pixels: 12 x 16 cells."""
 
+SLOW = ("test_pipeline", "test_evaluate_real", "test_video_backbone", "test_run", "test_upsample", "test_memory", "test_baselines")
+"""Files that start first, the slowest before the others: one that began last would leave a process without work."""
+
 torch.set_num_threads(1)  # also where the environment says otherwise: sums are rounded in the order of the threads
 
 # A shell starts what it puts in the background (`make test &`) deaf to Ctrl-C, and every process below inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items):
+    """Each file stays in one piece, and in its own order."""
+    items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else len(SLOW))
 
 
 @pytest.fixture(scope="session")

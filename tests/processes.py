@@ -13,7 +13,8 @@ from vidseg_core.cli import main
 
 FORKSERVER = multiprocessing.get_context("forkserver")
 # All that is slow to import, once for all processes; the server does not see the folder of tests, and says nothing of that.
-PACKAGE = ("io.run", "io.results", "models.loading", "pipeline", "evaluation.evaluate", "evaluation.baselines")
+PACKAGE = ("io.run", "io.results", "models.loading", "pipeline")
+PACKAGE += ("evaluation.evaluate", "evaluation.baselines", "evaluation.datasets")
 FORKSERVER.set_forkserver_preload([f"vidseg_core.{name}" for name in PACKAGE])
 
 
