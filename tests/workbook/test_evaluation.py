@@ -29,6 +29,7 @@ def test_thin_keeps_labelled_frames():
         assert (k in part.labels) == (n in full.labels)
         if n in full.labels:
             assert np.array_equal(part.labels[k], full.labels[n])
+    assert evaluation.thin(open_dataset("cup"), 60, 25).clips[0].num_frames == 3, "0, 12 and 24 have labels"
 
 
 def test_judge_scores_what_the_method_says(backbone, dataset):
