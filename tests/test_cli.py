@@ -242,6 +242,21 @@ def test_ctrl_c_amid_an_import_ends_with_the_same_status(tmp_path):
     assert done.returncode == 130 and "stopped" in done.stderr
 
 
+def test_an_interrupt_that_python_wraps_is_an_interrupt(monkeypatch, capsys):
+    """Python 3.11 makes a RuntimeError of what is raised while a class is made; another RuntimeError is a fault and passes."""
+
+    def interrupted(cause):
+        def table():
+            raise RuntimeError("Error calling __set_name__") from cause
+
+        monkeypatch.setattr("vidseg_core.models.weights.model_table", table)
+        return main(["models"])
+
+    assert interrupted(KeyboardInterrupt()) == 130 and "stopped" in capsys.readouterr().err
+    with pytest.raises(RuntimeError):
+        interrupted(ValueError())
+
+
 def test_a_result_never_replaces_its_own_input(stub, tmp_path, images, capsys):
     assert segment(images, tmp_path / "out") == 0
     mask = tmp_path / "out" / "masks" / "00000.png"

@@ -21,7 +21,10 @@ def main(arguments: list[str] | None = None) -> int:
         kept = f" ({_notes(error)})" if _notes(error) else ""
         print(f"vidseg: {error}{kept}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt as stop:
+    except (KeyboardInterrupt, RuntimeError) as stop:
+        # Python 3.11 wraps what is raised while a class is made, as imports do
+        if not (isinstance(stop, KeyboardInterrupt) or isinstance(stop.__cause__, KeyboardInterrupt)):
+            raise
         exec("")  # else CPython ends by SIGINT, not by our status, if the interrupt passed an exec(), as imports have them
         kept = _notes(stop) or "nothing was written, and what stood there is as it was"
         print(f"\nvidseg: stopped; {kept}", file=sys.stderr)

@@ -105,6 +105,7 @@ class VidSeg:
         results = []
         for r in self.stream(frames, first_mask, names, progress):
             results.append(replace(r, frames=frames[:0], features=r.features if keep else None))
+            results[-2:-1] = [replace(before, scene=r.scene) for before in results[-2:-1]]  # memory holds the newest alone
         maps = {k: np.concatenate([getattr(r, k) for r in results]) for k in ("coarse", "refined", "confidence", "labels")}
         clusters = tuple(np.concatenate([r.clusters[i] for r in results]) for i in range(2))
         features = None

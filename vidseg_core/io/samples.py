@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from PIL import Image
 from scipy import ndimage
-from sklearn.datasets import load_sample_image
 
 from vidseg_core.io.masks import read_mask, read_names
 from vidseg_core.io.video import read_frames
@@ -150,7 +149,7 @@ def _follow(layers: list[Layer], t: int, points: np.ndarray, label: np.ndarray, 
 
 def _layers(num_frames: int, size: tuple[int, int], rng: np.random.Generator, late: bool) -> list[Layer]:
     """The photograph and the cut-outs, back to front. Periods are in frames; lengths in pixels of a 240x320 picture."""
-    flower = load_sample_image("flower.jpg")
+    flower = _photo("flower.jpg")
     y, x = np.indices(flower.shape[:2])
     warm, _ = ndimage.label(flower[..., 0] > flower[..., 2].astype(int) + 45)
     whole = ndimage.binary_fill_holes(warm == warm[222, 305])
@@ -178,7 +177,7 @@ def _layers(num_frames: int, size: tuple[int, int], rng: np.random.Generator, la
 
 def _photograph(time: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> Layer:
     """china.jpg seen by a camera that pans and zooms slowly and never leaves the picture."""
-    china = load_sample_image("china.jpg")
+    china = _photo("china.jpg")
     fit = min(china.shape[0] / size[0], china.shape[1] / size[1])  # photograph pixels per frame pixel if all of it is shown
     shrink = min(1.0, DETAIL / (0.75 * fit))
     texture = _resized(china, shrink)
@@ -209,6 +208,13 @@ def _similarity(scale: np.ndarray, angle: np.ndarray, anchor: np.ndarray, positi
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
     matrix = np.moveaxis(np.array([[cos, -sin], [sin, cos]]), -1, 0)
     return matrix, anchor - np.einsum("tij,tj->ti", matrix, position)
+
+
+def _photo(name: str) -> UInt8[np.ndarray, "h w 3"]:
+    """One of scikit-learn's two; the package takes most of a second to import."""
+    from sklearn.datasets import load_sample_image
+
+    return load_sample_image(name)
 
 
 def _resized(picture: np.ndarray, factor: float) -> np.ndarray:
