@@ -22,6 +22,7 @@ from vidseg_core.common import enlarge
 from vidseg_core.evaluation.baselines import bilinear
 from vidseg_core.evaluation.datasets import open_dataset
 from vidseg_core.evaluation.labelled import AnyClip
+from vidseg_core.features import working_images
 from vidseg_core.models.backbone import Backbone
 from vidseg_core.modulation import plan
 from vidseg_core.upsample import upsample
@@ -54,7 +55,7 @@ def _near(labels: np.ndarray) -> np.ndarray:
 def compare(backbone: Backbone, frames: np.ndarray, cells: Cells, settings: Settings) -> dict[str, Row]:
     """For each way to share passes: passes a frame, and the share of pixels with the label that each mask alone gives."""
     size, tokens = frames.shape[1:3], torch.from_numpy(cells)
-    images = backbone.images(frames, backbone.working_size(*size))
+    images = working_images(backbone, frames, settings)
     coupled, made, passes = copy.copy(backbone), {}, {}
     coupled.coupled = True
     for name, (separation, window) in WAYS.items():

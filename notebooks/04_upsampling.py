@@ -125,7 +125,7 @@ assert (labels == shown["labels"]).mean() > 0.98, "the explorer shows what the s
 
 # %%
 size = truth.shape
-maps = {"cells": enlarge(cells[4], size), "bilinear": explore.bilinear(cells[4], size)}
+maps = {"cells": enlarge(cells[4], size), "bilinear": explore.bilinear(cells[4:5], size)[0]}
 maps["modulation"] = labels
 maps["guided"], slow = bench.run(replace(own, strategy="guided"))
 borders = explore.explore_borders(frame, maps, truth)

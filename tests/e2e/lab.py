@@ -137,6 +137,7 @@ class Notebook:
         prompts = self.page.locator(".jp-Notebook .jp-CodeCell .jp-InputPrompt")
         finished = lambda: all(p.strip("[]: ").isdecimal() for p in prompts.all_inner_texts())  # noqa: E731
         self.lab.wait(lambda: finished() or self.errors(), seconds, "running the notebook")
+        self.page.bring_to_front()  # a page behind another takes no focus, and keys are lost
         self.page.wait_for_timeout(1000)  # the last picture is on its way
 
     def close(self) -> None:

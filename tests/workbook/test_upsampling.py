@@ -35,7 +35,7 @@ def test_borders():
     assert near[:, 13:17].all() and near.sum() == 4 * 20
     truth[:8, :10] = 1
     cells = np.array([[0, 1, 1], [0, 1, 1]])
-    smooth = upsampling.bilinear(cells, (20, 30))
+    smooth = upsampling.bilinear(cells[None], (20, 30))[0]
     assert (smooth[:, :9] == 0).all() and (smooth[:, 11:] == 1).all()
     moved = np.roll(truth, 4, axis=1)
     assert upsampling.shifts(moved, truth, 4).argmax() == 5 and upsampling.shifts(truth, truth, 4).argmax() == 4

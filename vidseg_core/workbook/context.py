@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vidseg_core.common import InputError, enlarge
 from vidseg_core.context import Clusters, cut_merges, kmeans, merge_order
-from vidseg_core.features import Features, extract_features
+from vidseg_core.features import Features, extract_features, working_images
 from vidseg_core.io.masks import PALETTE
 from vidseg_core.io.overlay import Drawing, blend, panel
 from vidseg_core.models.backbone import Backbone
@@ -31,7 +31,7 @@ Cells = Integer[np.ndarray, "f h w"]
 
 def read_features(backbone: Backbone, frames: Frames) -> Features:
     """Stage 1 with the model's own settings at its native size, on the CPU, for the later stages' explorers."""
-    images = backbone.images(frames, backbone.working_size(*frames.shape[1:3]))
+    images = working_images(backbone, frames, Settings())
     features = extract_features(backbone, images, Settings().resolve(backbone.model))
     return Features(features.context.cpu(), features.match.cpu())
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from vidseg_core.common import enlarge
 from vidseg_core.context import SceneContext
 from vidseg_core.evaluation.metrics import class_iou, confusion
-from vidseg_core.features import QUERY, extract_features, normalise
+from vidseg_core.features import QUERY, extract_features, normalise, working_images
 from vidseg_core.io.overlay import Drawing, panel
 from vidseg_core.models.backbone import Backbone
 from vidseg_core.settings import ContextSettings, FeatureSettings, Settings
@@ -245,4 +245,4 @@ def at_centres(masks: Shaped[np.ndarray, "f H W"], cells: tuple[int, int]) -> Sh
 
 
 def _images(backbone: Backbone, frames: Frames) -> torch.Tensor:
-    return backbone.images(frames, backbone.working_size(*frames.shape[1:3]))
+    return working_images(backbone, frames, Settings())

@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vidseg_core.common import enlarge
+from vidseg_core.evaluation.baselines import bilinear
+from vidseg_core.features import working_images
 from vidseg_core.io.overlay import Drawing, blend, legend, panel
 from vidseg_core.models.backbone import Backbone
 from vidseg_core.modulation import NoisyWindow, predict_masks
@@ -47,7 +49,7 @@ class Bench:
     def __init__(self, backbone: Backbone, frame: Frame, cells: Cells, names: Mapping[int, str], settings: Settings):
         self.backbone, self.frame, self.cells, self.names = backbone, frame, cells, names
         self.settings = settings.resolve(backbone.model)
-        self.image = backbone.images(frame[None], backbone.working_size(*frame.shape[:2]))
+        self.image = working_images(backbone, frame[None], self.settings)
 
     def ask(self, settings: UpsampleSettings) -> Answers:
         """Modulate every mask alone, both signs, in one step at one noise level (strategy "direct")."""
@@ -141,19 +143,12 @@ def show_modulation(
     return figure
 
 
-def bilinear(cells: Cells, size: tuple[int, int]) -> Pixels:
-    """The baseline: each mask enlarged bilinearly, the largest takes the pixel."""
-    names = np.unique(cells)
-    masks = torch.from_numpy(cells == names[:, None, None]).float()[None]
-    return names[F.interpolate(masks, size=size, mode="bilinear", align_corners=False)[0].argmax(0).numpy()]
-
-
 def compare_masks(benches: Mapping[str, Bench], truth: Pixels, distance: int) -> Float[np.ndarray, "b 3"]:
     """Share of right pixels within `distance` of a true border: a row for each bench, columns cells, bilinear, modulation."""
     near, rows = near_borders(truth, distance), []
     for bench in benches.values():
         modulated, _ = bench.run(bench.settings.upsample)
-        maps = enlarge(bench.cells, truth.shape), bilinear(bench.cells, truth.shape), modulated
+        maps = enlarge(bench.cells, truth.shape), bilinear(bench.cells[None], truth.shape)[0], modulated
         rows.append([float((labels == truth)[near].mean()) for labels in maps])
     return np.array(rows)
 
