@@ -22,6 +22,7 @@ def notebooks(tmp_path_factory):
 
 def drag(page, slider, share):
     """Take the handle of a slider with the mouse and pull it to a share of its length."""
+    slider.scroll_into_view_if_needed()  # an explorer may be taller than the page
     handle, rail = slider.locator(".noUi-handle").bounding_box(), slider.locator(".noUi-base").bounding_box()
     y = handle["y"] + handle["height"] / 2
     page.mouse.move(handle["x"] + handle["width"] / 2, y)
@@ -57,8 +58,9 @@ def use(notebook, explorer, by_mouse, by_keys, click):
     seen.append(notebook.changed(explorer, seen[-1]))
     assert readout(slider) != before
 
-    box = explorer.locator("img.vidseg-picture").bounding_box()
-    page.mouse.click(box["x"] + box["width"] * click[0], box["y"] + box["height"] * click[1])
+    picture = explorer.locator("img.vidseg-picture")
+    box = picture.bounding_box()
+    picture.click(position={"x": box["width"] * click[0], "y": box["height"] * click[1]})
     seen.append(notebook.changed(explorer, seen[-1]))
     assert len(set(seen)) == 4, "the picture did not follow every gesture"
 
