@@ -52,23 +52,6 @@ class Method(ABC):
         """Window after window; with the `state` that a window left, `frames` are those behind it, from number `start` on."""
 
 
-class FullMethod(Method):
-    """VidSeg with all its stages; "bilinear" is what enlarging the refined masks would give instead of the last one."""
-
-    stages = ("coarse", "refined", "bilinear", "full")
-
-    def __init__(self, backbone: Backbone, settings: Settings, extract: Extractor | None = None):
-        self.vidseg = VidSeg(backbone, settings, extract)
-
-    def stream(self, frames, first_mask=None, start=0, state=None):
-        """See `Method`."""
-        v = self.vidseg
-        scene = None if state is None else Scene.from_state(state, v.settings, v.backbone.device)
-        for r in v.stream(frames, None if state else first_mask, scene=scene):
-            maps = {"coarse": r.coarse, "refined": r.refined, "bilinear": bilinear(r.refined, r.frames.shape[1:3])}
-            yield Predicted(r.start, {**maps, "full": r.labels}, r.scene.state())
-
-
 class CellMethod(Method):
     """A method that labels cells; its masks are enlarged bilinearly. Subclasses say how one window is labelled."""
 
@@ -96,20 +79,31 @@ class CellMethod(Method):
 
 
 class ContextMethod(Method):
-    """Stages 2 and 3 of VidSeg on any features; the refined masks are enlarged bilinearly."""
+    """The first three stages of VidSeg, on any features; the refined masks are enlarged bilinearly."""
 
     stages = ("coarse", "refined", "bilinear")
 
     def __init__(self, backbone: Backbone, settings: Settings, extract: Extractor | None = None):
         self.vidseg = VidSeg(backbone, settings, extract)
+        self.run = self.vidseg.cells
 
     def stream(self, frames, first_mask=None, start=0, state=None):
         """See `Method`."""
         v = self.vidseg
         scene = None if state is None else Scene.from_state(state, v.settings, v.backbone.device)
-        for r in v.cells(frames, None if state else first_mask, scene=scene):
+        for r in self.run(frames, None if state else first_mask, scene=scene):
             maps = {"coarse": r.coarse, "refined": r.refined, "bilinear": bilinear(r.refined, r.frames.shape[1:3])}
-            yield Predicted(r.start, maps, r.scene.state())
+            yield Predicted(r.start, maps if r.labels is None else {**maps, "full": r.labels}, r.scene.state())
+
+
+class FullMethod(ContextMethod):
+    """VidSeg with all its stages; "bilinear" is what enlarging the refined masks would give instead of the last one."""
+
+    stages = (*ContextMethod.stages, "full")
+
+    def __init__(self, backbone: Backbone, settings: Settings, extract: Extractor | None = None):
+        super().__init__(backbone, settings, extract)
+        self.run = self.vidseg.stream
 
 
 class FrameMethod(CellMethod):

@@ -110,6 +110,7 @@ class MaskFolder:
 
 
 def as_bytes(labels: Labels) -> UInt8[np.ndarray, "H W"]:
+    """A label map as a mask's file has it. Raises InputError for labels outside 0..255."""
     if labels.min() < 0 or labels.max() > VOID:
         raise InputError(f"Labels go from {labels.min()} to {labels.max()}, but a mask holds 0 to 255. Use fewer segments.")
     return labels.astype(np.uint8)
