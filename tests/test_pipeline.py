@@ -171,6 +171,8 @@ def test_names(backbone, clip):
     assert (named.at(4)[1] == named.refined).all()
     again = vidseg.resegment(named, 4)
     assert again.names == named.names and (again.refined == named.refined).all()
+    with pytest.raises(InputError, match="segment 255"):
+        next(VidSeg(backbone, quick()).cells(clip.frames, names={255: "void"}))
     with pytest.raises(InputError, match="200"):
         next(VidSeg(backbone, quick()).cells(clip.frames, names={200: "x"}))
     names = ["rest", "leaf", "blossom", "other"]
@@ -228,6 +230,8 @@ def test_frames_that_change_size_are_refused(backbone):
     [
         (np.zeros((9, 9), int), r"\(9, 9\).*\(96, 128\)"),
         (np.full(SMALL, 300), "300"),
+        (np.full(SMALL, "1"), "give whole numbers"),
+        (np.full(SMALL, 1.0), "float64"),
         (np.full(SMALL, -1), "-1"),
         (np.full(SMALL, 255), "void everywhere"),
         (np.where(np.arange(128) < 64, 0, 255)[None].repeat(96, 0), "save the white as 1"),

@@ -100,6 +100,9 @@ def test_unknown_names_and_choices_are_refused():
         Settings.from_dict({"working_size": "frame"})
     with pytest.raises(InputError, match="median"):
         Settings.from_dict({"features": {"combine": "median"}})
+    for data in ({"refine": {"method": None}}, {"refine": {"method": ["none"]}}, {"upsample": {"strategy": ["direct"]}}):
+        with pytest.raises(InputError, match=r"is not a choice|kind"):
+            Settings.from_dict(data)
     for data in ([1], {"window": "14"}, {"features": None}):
         with pytest.raises(InputError, match=r"object|kind"):
             Settings.from_dict(data)

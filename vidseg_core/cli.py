@@ -189,7 +189,8 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
     add("--frames", default="0:", metavar="START:STOP", help="which frames, counted from 0 (default: all)")
     add("--stride", type=int, default=1, metavar="N", help="take every Nth frame")
     add("--size", metavar="WxH", help="working size (default: near the model's native one); results have the clip's size")
-    add("--strategy", choices=("direct", "guided", "reference"), help="how stage 4 runs (default: the model's)")
+    add("--strategy", choices=("direct", "guided", "reference"), help="stage 4: direct = one step, guided = the paper's "
+        "schedule, far slower, reference = its scores too (default: the model's)")  # fmt: skip
     add("--window", type=int, metavar="N", help="frames that are segmented together (default: 14)")
     add("--prompt", metavar="TEXT", help="what image models are told (default: nothing, as in the paper)")
     add("--dtype", choices=("float32", "float16", "bfloat16"), help="precision (default: float16 on cuda, else float32)")

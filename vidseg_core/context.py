@@ -100,7 +100,7 @@ def nearest_references(
     return torch.cat([p.values for p in parts]), torch.cat([p.indices for p in parts])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SceneContext:
     """The remembered tokens [m, d] and their labels [m]: a k-NN classifier (Cover & Hart 1967) that moves along with the clip,
     by `after`. The first `anchored` tokens are what the clip began with and stay."""

@@ -20,7 +20,7 @@ from vidseg_core.settings import RefineSettings
 from vidseg_core.tracks import find_tracks, track_vote
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Overlap:
     """Match features and labels of the frames before a window, whose cells vote on its first frames."""
 

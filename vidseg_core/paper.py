@@ -50,10 +50,7 @@ def reference_settings(model: str | Model) -> Settings:
 def working_size(height: int, width: int) -> tuple[int, int]:
     """Both sides cut down to a multiple of 64, so that a frame is neither enlarged nor kept in shape; InputError below 64."""
     if min(height, width) < MULTIPLE:
-        raise InputError(
-            f"frames of {width}x{height} pixels are too small for the paper's working size, multiples of {MULTIPLE}: "
-            "give a size (--size)"
-        )
+        raise InputError(f"frames of {width}x{height} pixels are below the paper's working size, multiples of 64: give --size")
     return height - height % MULTIPLE, width - width % MULTIPLE
 
 

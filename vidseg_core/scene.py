@@ -17,7 +17,7 @@ from vidseg_core.features import Features
 from vidseg_core.settings import Settings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scene:
     """All that one window hands on to the next, and what the first one settled for the whole clip. It never changes: behind
     each window stands a new one (`after`).
@@ -104,7 +104,7 @@ def open_scene(
     merges, names = merge_order(clusters), names or {}
     scene = Scene(context, _lookup(np.arange(VOID)), {}, merges, reach=settings.refine.reach)
     scene = scene.cut(settings.context.num_segments)
-    if unknown := sorted(set(names) - set(scene.names)):
+    if unknown := sorted(set(names) - (set(scene.names) - {VOID})):
         raise InputError(f"there is a name for segment {unknown[0]}, but this run makes {sorted(set(scene.names) - {VOID})}")
     return replace(scene, given=names).cut(settings.context.num_segments)
 
@@ -128,7 +128,9 @@ def check_mask(mask: np.ndarray, size: tuple[int, int], settings: Settings) -> I
     """A first-frame mask as int64, or InputError if it does not fit the frames (`size` = (H, W)) or the settings."""
     if mask.shape != tuple(size):
         raise InputError(f"the first-frame mask is {mask.shape}, the frames are {tuple(size)}: resize it (nearest neighbour)")
-    if not np.issubdtype(mask.dtype, np.integer) or mask.min() < 0 or mask.max() > VOID:
+    if not np.issubdtype(mask.dtype, np.integer):
+        raise InputError(f"the first-frame mask holds {mask.dtype}: give whole numbers 0..254, 255 for void")
+    if mask.min() < 0 or mask.max() > VOID:
         raise InputError(
             f"the first-frame mask holds {mask.min()} to {mask.max()} as {mask.dtype}: give whole numbers 0..254, 255 for void"
         )

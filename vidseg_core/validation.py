@@ -1,6 +1,6 @@
 """Settings that make no sense are refused when they are made, with the value and what to give instead."""
 
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from vidseg_core.common import InputError
 
@@ -23,6 +23,8 @@ def check(settings: Any) -> None:
         raise InputError(f"refine.temperature is {settings.refine.temperature}; give more than 0")
     if (paper.start_step or 0) >= paper.steps:
         raise InputError(f"paper.start_step is {paper.start_step}; give one of 0..{paper.steps - 1}")
+    if isinstance(settings.working_size, tuple) and len(settings.working_size) != 2:
+        raise InputError(f"working_size is {settings.working_size}; give (height, width)")
     if not 0 <= settings.seed < 2**63:
         raise InputError(f"seed is {settings.seed}; give 0 or more, below 2**63")
     if c.num_clusters > 255:
@@ -46,8 +48,8 @@ def _check_range(settings: Any, names: tuple[str, ...], lowest: float, remedy: s
 
 def _check_choices(part: Any) -> None:
     for name, hint in get_type_hints(type(part)).items():
-        for kind in (hint, *get_args(hint)):
-            choices = get_args(kind) if getattr(kind, "__origin__", None) is Literal else ()
-            value = getattr(part, name)
-            if choices and not (value is None or isinstance(value, tuple) or value in choices):
-                raise InputError(f"{name}={value!r} is not a choice; take one of {', '.join(map(repr, choices))}")
+        kinds, value = (hint, *get_args(hint)), getattr(part, name)
+        choices = next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
+        others = tuple(k for k in (get_origin(kind) or kind for kind in kinds) if isinstance(k, type))
+        if choices and value not in choices and not isinstance(value, others):
+            raise InputError(f"{name}={value!r} is not a choice; take one of {', '.join(map(repr, choices))}")

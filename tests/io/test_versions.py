@@ -57,3 +57,13 @@ def test_tracks_and_the_guided_schedule_of_before():
     settings = Settings.from_dict(current_settings(old))
     assert (settings.refine.method, settings.refine.majority) == ("tracks", 0.5)
     assert (settings.upsample.strategy, settings.paper.start_step) == ("guided", 20)
+
+
+@pytest.mark.parametrize("part", ["features", "context", "refine", "upsample"])
+@pytest.mark.parametrize("value", [None, [], "x", 3])
+def test_what_is_no_settings_is_refused_in_a_sentence(part, value):
+    old = copy.deepcopy(WRITTEN["tiny default"]) | {part: value}
+    with pytest.raises(InputError):
+        Settings.from_dict(current_settings(old))
+    with pytest.raises(InputError, match="paper, of a later one"):
+        current_settings(WRITTEN["tiny default"] | {"paper": {"steps": 3}})

@@ -1,6 +1,7 @@
 """Clips spread over processes: those of a local Dask cluster, or of one that is there."""
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, as_completed
 from contextlib import contextmanager
@@ -72,6 +73,7 @@ def _dask(workers: Workers) -> Iterator[Executor]:
     from distributed import Client, LocalCluster
 
     logging.getLogger("distributed").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", "Sending large graph")  # a sample clip travels with its task; those on disk do not
     cluster = workers.scheduler or LocalCluster(
         n_workers=workers.count, threads_per_worker=1, dashboard_address=None, silence_logs=logging.ERROR
     )

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from vidseg_core.pipeline import WindowResult
 
 
+FORMAT = 2
+"""Of the file that says how far a run is; another version's is refused before any work."""
+
+
 @dataclass(frozen=True)
 class RunState:
     """How far a run is: the masks of its first `frames` frames are finished, in `seconds` per stage. `record` is what these
@@ -29,7 +33,7 @@ class RunState:
 
     def write(self, path: Path) -> None:
         """Replace the file at `path`, at once."""
-        words = json.dumps({"frames": self.frames, "record": self.record, "seconds": self.seconds})
+        words = json.dumps({"frames": self.frames, "record": self.record, "seconds": self.seconds, "format": FORMAT})
         with replacing(path) as partial:
             np.savez(partial, run=np.array(words), **self.scene)
 
@@ -39,7 +43,10 @@ class RunState:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 scene = dict(arrays)
-            return cls(**json.loads(str(scene.pop("run"))), scene=scene)
+            words = json.loads(str(scene.pop("run")))
+            if words.pop("format", 1) != FORMAT:
+                raise ValueError(f"not of format {FORMAT}")
+            return cls(**words, scene=scene)
         except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
             raise InputError(
                 f"{path} is damaged or of another version ({error}): remove {path.parent} to start anew"

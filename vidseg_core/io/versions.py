@@ -30,6 +30,8 @@ def current_settings(data: Any) -> Any:
     """
     if not _is_version_01(data):
         return data
+    if "paper" in data:
+        raise InputError("these settings have words of version 0.1 and, in paper, of a later one: give those of one version")
     data = {name: dict(part) if isinstance(part, dict) else part for name, part in data.items()}
     for part, constants in CONSTANTS.items():
         for name, value in constants.items():
@@ -57,7 +59,9 @@ def _is_version_01(data: Any) -> bool:
         return False
     gone = {"refine": TRACKS["tracks"], "upsample": {*SCORES["guided"], *SCHEDULE, *CONSTANTS["upsample"]},
             "features": CONSTANTS["features"], "context": CONSTANTS["context"]}  # fmt: skip
-    return any(isinstance(data.get(part), dict) and set(names) & set(data[part]) for part, names in gone.items())
+    if not all(isinstance(data.get(part, {}), dict) for part in gone):
+        return False  # `Settings.from_dict` says what is wrong
+    return any(set(names) & set(data.get(part, {})) for part, names in gone.items())
 
 
 def _choose(settings: dict[str, Any], switch: str, part: str, ways: dict[str, dict[str, Any]]) -> None:
