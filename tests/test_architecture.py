@@ -110,7 +110,7 @@ LONG = "x = 1\n"
     [
         ({f"m{n}": "" for n in range(16)}, []),
         ({f"m{n}": "" for n in range(17)}, ["17 files"]),
-        ({f"m{n}": LONG * 238 for n in range(8)}, ["1904 lines"]),
+        ({f"m{n}": LONG * 244 for n in range(8)}, ["1952 lines"]),
         ({"io/video": LONG * 2000, "a": LONG * 250}, []),
         ({"a": LONG * 251}, ["a.py: 251 lines"]),
         ({"a": "def f():\n" + "    x = 1\n" * 39}, []),

@@ -72,14 +72,16 @@ def test_chunks_do_not_change_the_labels(backbone, images, clip, settings):
         assert (whole == parts).float().mean() > 0.9999
 
 
-def test_direct_is_the_unreplayed_pass(backbone, images, clip, settings):
-    """Masks one by one through the whole UNet, as EmerDiff says it."""
-    s, cells = each_alone(settings).upsample, cells_of(clip.labels)[:2]
+@pytest.mark.parametrize(("difference", "other"), [("one-sided", 0), ("two-sided", -1)])
+def test_direct_is_the_unreplayed_pass(backbone, images, clip, settings, difference, other):
+    """Masks one by one through the whole UNet, as EmerDiff says it; what +lambda is compared with is the pass without
+    modulation, or that with -lambda."""
+    s, cells = dataclasses.replace(each_alone(settings).upsample, difference=difference), cells_of(clip.labels)[:2]
     window = noisy_window(backbone, images[:2])
     noisy = window.latents + backbone.sigma(s.timestep) * window.noise
     for p in predict_masks(backbone, window, cells, s):
         for n, (name, frame) in enumerate(zip(p.group.owners[:, 0, 0].tolist(), p.group.frames.tolist(), strict=True)):
-            for sign, found in ((1, p.plus), (-1, p.minus)):
+            for sign, found in ((1, p.plus), (other, p.minus)):
                 mask = (cells[frame] == name).flatten()[:, None].float()
                 block = backbone.unet.get_submodule(s.block)
                 hook = block.register_forward_hook(lambda m, i, o, shift=sign * s.strength * mask: o + shift)
@@ -95,9 +97,10 @@ def test_an_absent_mask_costs_nothing(backbone, images, settings):
     hook = backbone.unet.up_blocks[2].register_forward_pre_hook(
         lambda m, args, kwargs: rows.append(len(kwargs["hidden_states"])), with_kwargs=True
     )
-    labels = upsample(backbone, images, cells, SMALL, each_alone(settings))
+    one_sided = dataclasses.replace(each_alone(settings).upsample, difference="one-sided")
+    labels = upsample(backbone, images, cells, SMALL, dataclasses.replace(settings, upsample=one_sided))
     hook.remove()
-    assert sum(rows[1:]) == 2 * 7, "six frames of mask 0 and one of mask 9, two signs each, after the recording pass"
+    assert sum(rows[1:]) == 7, "six frames of mask 0 and one of mask 9, after the recording pass"
     assert (labels[[0, 1, 3, 4, 5]] == 0).all() and set(labels[2].unique().tolist()) == {0, 9}
 
 

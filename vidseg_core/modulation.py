@@ -1,6 +1,6 @@
-"""Stage 4, the network's part: what the model predicts with +lambda and with -lambda added inside masks.
+"""Stage 4, the network's part: what the model predicts with lambda added inside masks, and without.
 
-This is one unguided step at one noise level. What precedes the modulated attention is the same for all masks and both signs:
+This is one unguided step at one noise level. What precedes the modulated attention is the same with and without any mask:
 it is run once and replayed. Masks that lie apart are modulated together. The paper's schedule, mask by mask, is in `paper`.
 """
 
@@ -37,7 +37,8 @@ class Group:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Clean latents [n, c, h, w] predicted with +lambda and with -lambda inside the masks of a group."""
+    """Clean latents [n, c, h, w] predicted with +lambda inside the masks of a group, and with -lambda or, one-sided, without
+    modulation."""
 
     group: Group
     plus: Float[Tensor, "n c h w"]
@@ -55,12 +56,14 @@ class NoisyWindow:
 
 @dataclass(frozen=True)
 class ModulatedPass:
-    """The step over some frames, of which the pass without modulation was recorded up to the modulated block."""
+    """The step over some frames, of which the pass without modulation was recorded up to the modulated block and ended in
+    `plain`."""
 
     backbone: Backbone
     noisy: Float[Tensor, "f c h w"]
     condition: Condition | None
     recording: Recording
+    plain: Float[Tensor, "f c h w"]
     settings: UpsampleSettings
 
     def predict(self, group: Group, signs: tuple[int, ...]) -> list[Float[Tensor, "n c h w"]]:
@@ -80,22 +83,23 @@ def predict_masks(
     """Predictions for all labels of the cells, as many at a time as a pass holds."""
     noisy, frames = window.latents + backbone.sigma(settings.timestep) * window.noise, len(cells)
 
-    def record(part: slice) -> tuple[slice, Recording]:
+    def record(part: slice) -> tuple[slice, ModulatedPass]:
         with backbone.record(settings.block) as recording:
-            backbone.denoise(noisy[part], settings.timestep, condition=window.condition)
-        return part, recording
+            plain = backbone.denoise(noisy[part], settings.timestep, condition=window.condition)
+        return part, ModulatedPass(backbone, noisy[part], window.condition, recording, plain, settings)
 
-    for part, recording in backbone.in_pieces(frames, frames, settings.chunk, record):
-        step = ModulatedPass(backbone, noisy[part], window.condition, recording, settings)
+    signs = (1,) if settings.difference == "one-sided" else (1, -1)
+    for part, step in backbone.in_pieces(frames, frames, settings.chunk, record):
         group = plan(cells[part], settings.separation, backbone.coupled)
 
-        def both_signs(batch: slice, step: ModulatedPass = step, group: Group = group, first: int = part.start) -> Prediction:
-            plus, minus = step.predict(group[batch], (1, -1))
+        def predict(batch: slice, step: ModulatedPass = step, group: Group = group, first: int = part.start) -> Prediction:
+            plus, *minus = step.predict(group[batch], signs)
+            minus = minus[0] if minus else step.plain[group.frames[batch]]
             here = group.masks[batch].flatten(1).any(1)  # rows without a cell only keep a video model's window whole
             found = group[batch][here]
             return Prediction(Group(found.frames + first, found.masks, found.owners), plus[here], minus[here])
 
-        yield from backbone.in_pieces(len(group), frames, settings.chunk // 2, both_signs)
+        yield from backbone.in_pieces(len(group), frames, settings.chunk // len(signs), predict)
 
 
 def plan(cells: Integer[Tensor, "f h w"], separation: int | None, coupled: bool) -> Group:

@@ -121,6 +121,9 @@ class UpsampleSettings:
     """Noise level of the modulated step of "direct"."""
     strength: float | None = None
     """lambda: the constant that is added and subtracted inside the mask."""
+    difference: Literal["one-sided", "two-sided"] = "two-sided"
+    """"direct": response to +lambda against -lambda (paper), or against no modulation ("one-sided"), whose pass is run anyway: a
+    quarter less time, and a little less on a clip whose objects are large."""
     separation: int | None = 1
     """"direct": masks that are more than so many cells apart are modulated in one pass. None: each mask alone. With 1,
     5 passes do for 20 masks, a number that stops growing with K, and 99.1 % of pixels are as with None; with 2, one pass more

@@ -1,9 +1,9 @@
 """Stage 4: from cells to pixels by masked modulation.
 
-Add a constant +lambda, then -lambda, to an attention output inside coarse masks: the two predictions of the model differ
-where the model's own later layers believe a mask to be, at the resolution of the image (VidSeg, section 3.4, after
-EmerDiff, Namekata et al. 2024). The mask with the largest normalised difference takes the pixel. `modulation` runs the
-network; here its responses become labels.
+Add a constant lambda to an attention output inside coarse masks: what the model predicts then differs from what it predicts
+without (in the paper, with -lambda) where its own later layers believe a mask to be, at the resolution of the image (VidSeg,
+section 3.4, after EmerDiff, Namekata et al. 2024). The mask with the largest normalised difference takes the pixel.
+`modulation` runs the network; here its responses become labels.
 """
 
 import math
