@@ -122,7 +122,7 @@ class UpsampleSettings:
     strength: float | None = None
     """lambda: the constant that is added and subtracted inside the mask."""
     difference: Literal["one-sided", "two-sided"] = "two-sided"
-    """"direct": response to +lambda against -lambda (paper), or against no modulation ("one-sided"), whose pass is run anyway: a
+    """"direct": response to +lambda against -lambda (paper), or against no modulation ("one-sided"), which is run anyway: a
     quarter less time, and a little less on a clip whose objects are large."""
     separation: int | None = 1
     """"direct": masks that are more than so many cells apart are modulated in one pass. None: each mask alone. With 1,
