@@ -67,7 +67,7 @@ def test_more_clusters_than_tokens_are_refused(count, num_clusters):
 def test_one_cluster(tokens):
     found = kmeans(tokens, ContextSettings(num_clusters=1))
     assert (found.centroids[0] - tokens.mean(0)).abs().max() < 1e-5
-    assert merge_order(found).shape == (0, 2) and cut_merges(merge_order(found), None).tolist() == [0]
+    assert merge_order(found, 0.25).shape == (0, 2) and cut_merges(merge_order(found, 0.25), None).tolist() == [0]
 
 
 @pytest.mark.parametrize("weights", ["uniform", "distance"])
@@ -173,7 +173,7 @@ def test_merging_is_wards_linkage_of_the_tokens():
     """SciPy's ward on every centroid repeated as often as it has tokens is the same tree."""
     rng = np.random.default_rng(2)
     centroids, sizes = rng.normal(size=(9, 4)), rng.integers(1, 40, 9)
-    order = merge_order(Clusters(torch.from_numpy(centroids).float(), torch.from_numpy(sizes), torch.zeros(1).long(), 0.0))
+    order = merge_order(Clusters(torch.from_numpy(centroids).float(), torch.from_numpy(sizes), torch.zeros(1).long(), 0.0), 1.0)
     tree = linkage(np.repeat(centroids, sizes, axis=0), "ward")
     owner = np.repeat(np.arange(9), sizes)
     for num_segments in range(1, 10):
@@ -183,10 +183,19 @@ def test_merging_is_wards_linkage_of_the_tokens():
         assert {frozenset(np.flatnonzero(ours == s).tolist()) for s in np.unique(ours)} == groups
 
 
+def test_what_is_small_and_different_outlasts_what_is_large_and_alike():
+    """Two halves of a wall, 400 tokens each and 1 apart, and a cup, 10 tokens, 4 away from the nearer half: Ward's cost, by
+    hand, is 400 * 400 / 800 * 1 = 200 for the halves and 400 * 10 / 410 * 16 = 156 for half and cup."""
+    centroids, sizes = torch.tensor([[0.0], [1.0], [-4.0]]), torch.tensor([400, 400, 10])
+    clusters = Clusters(centroids, sizes, torch.zeros(1).long(), 0.0)
+    assert merge_order(clusters, 1.0)[0].tolist() == [0, 2], "Ward: the cup goes first"
+    assert merge_order(clusters, 0.25)[0].tolist() == [0, 1]
+
+
 def test_cuts_are_nested_and_keep_numbers():
     rng = np.random.default_rng(3)
     order = merge_order(
-        Clusters(torch.from_numpy(rng.normal(size=(20, 4))).float(), torch.arange(1, 21), torch.zeros(1).long(), 0.0)
+        Clusters(torch.from_numpy(rng.normal(size=(20, 4))).float(), torch.arange(1, 21), torch.zeros(1).long(), 0.0), 0.25
     )
     finer = cut_merges(order, None)
     assert finer.tolist() == list(range(20))

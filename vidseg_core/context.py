@@ -177,16 +177,16 @@ def name_cells(mask: Int[np.ndarray, "H W"], grid: tuple[int, int]) -> Int[Tenso
     return name_clusters(cells, mask, cells.numel()).reshape(grid)
 
 
-def merge_order(clusters: Clusters) -> Int[np.ndarray, "merges 2"]:
-    """Ward's agglomeration (1963) of the clusters, each centroid weighing as many tokens as it has: rows (kept, absorbed),
-    cheapest merge first; the larger side keeps its number.
+def merge_order(clusters: Clusters, size_weight: float) -> Int[np.ndarray, "merges 2"]:
+    """Ward's agglomeration (1963) of clusters: rows (kept, absorbed), cheapest merge first; the larger side keeps its number.
+    A centroid weighs its number of tokens to the power of `size_weight`: 1 is Ward's own cost, 0 ignores sizes.
 
     SciPy's `ward` counts every row once, so it can't weigh centroids, and on the tokens themselves it needs n^2 memory.
     """
     centre, size = clusters.centroids.cpu().double().numpy(), clusters.sizes.cpu().double().numpy()
     alive, order = np.arange(len(size)), []
     while len(alive) > 1:
-        c, s = centre[alive], size[alive]
+        c, s = centre[alive], size[alive] ** size_weight
         weight = s[:, None] * s / np.maximum(s[:, None] + s, 1)
         cost = weight * np.square(c[:, None] - c).sum(-1)
         cost[np.tril_indices(len(alive))] = np.inf

@@ -101,7 +101,7 @@ def open_scene(
     tokens = features.context.flatten(0, 2)
     clusters = kmeans(tokens, settings.context, settings.seed)
     context = SceneContext.begin(tokens, clusters.labels, settings.context, settings.seed)
-    merges, names = merge_order(clusters), names or {}
+    merges, names = merge_order(clusters, settings.context.size_weight), names or {}
     scene = Scene(context, _lookup(np.arange(VOID)), {}, merges, reach=settings.refine.reach)
     scene = scene.cut(settings.context.num_segments)
     if unknown := sorted(set(names) - (set(scene.names) - {VOID})):

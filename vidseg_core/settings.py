@@ -84,6 +84,9 @@ class ContextSettings:
     """Reference tokens kept, drawn by seed and stratified by label: bounds time and memory. None (paper): all."""
     num_segments: int | None = None
     """Label-free runs: cut the merge tree of the clusters at this many segments. None: every cluster is a segment."""
+    size_weight: float = 0.25
+    """What a cluster of n tokens weighs in that tree: n to this power. Ward's cost has 1, and so merges what is small first,
+    however different it is (`benchmarks/label_free.py`)."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ COUNTS = ("features.ensemble", "features.chunk", "context.num_clusters", "contex
           "context.max_context", "context.num_segments", "upsample.chunk", "paper.steps", "window")  # fmt: skip
 DISTANCES = ("refine.max_jump", "refine.radius", "refine.reach", "upsample.separation", "upsample.mask_blur",
              "paper.start_step")  # fmt: skip
-SHARES = ("upsample.damping", "upsample.peak", "refine.majority")
+SHARES = ("upsample.damping", "upsample.peak", "refine.majority", "context.size_weight")
 
 
 def check(settings: Any) -> None:

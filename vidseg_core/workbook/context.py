@@ -51,7 +51,7 @@ def explore_clusters(frames: Frames, context: Float[Tensor, "f h w d"], settings
     @lru_cache(maxsize=64)
     def cluster(num_clusters: int, seed: int) -> tuple[Clusters, np.ndarray]:
         found = kmeans(context.flatten(0, 2), replace(settings, num_clusters=num_clusters, num_segments=None, restarts=1), seed)
-        return found, merge_order(found)
+        return found, merge_order(found, settings.size_weight)
 
     def draw(num_clusters: int, seed: int, num_segments: int, frame: int) -> Drawn:
         if num_segments > num_clusters:
