@@ -22,9 +22,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vidseg_core import ContextSettings, FeatureSettings, Settings, UpsampleSettings, load_backbone
+from vidseg_core import ContextSettings, FeatureSettings, Settings, UpsampleSettings, VidSeg, load_backbone
 from vidseg_core.common import enlarge
-from vidseg_core.evaluation.baselines import ContextMethod, FrameMethod, Predicted, bilinear
+from vidseg_core.context import Votes
+from vidseg_core.evaluation.baselines import FrameMethod, bilinear_votes
 from vidseg_core.evaluation.datasets import open_dataset
 from vidseg_core.evaluation.evaluate import claim_folder
 from vidseg_core.evaluation.extractors import Extractor
@@ -37,7 +38,7 @@ from vidseg_core.io.files import replacing
 from vidseg_core.io.provenance import fingerprint
 from vidseg_core.io.results import write_json
 from vidseg_core.models.backbone import Backbone
-from vidseg_core.pipeline import VidSeg, windows
+from vidseg_core.pipeline import windows
 from vidseg_core.workbook.ablation import GROUPS
 
 SCORES = ("mIoU", "accuracy", "F", "stability", "seam stability", "mVC8")
@@ -140,13 +141,24 @@ class Shared:
 
         return extract
 
-    def _cells(self, settings: Settings, frame_by_frame: bool) -> list[Predicted]:
+    def _cells(self, settings: Settings, frame_by_frame: bool) -> list["Cells"]:
         extract = self.extractor(settings.features, settings.working_size)
-        method = ContextMethod(self.backbone, settings, extract)
-        if frame_by_frame:
-            method = FrameMethod(extract, settings, self.backbone.device)
         mask = given_mask(self.clip, settings.context.num_clusters)
-        return [replace(p, state={}) for p in method.stream(self.clip.read(0), mask)]
+        if frame_by_frame:
+            found = FrameMethod(extract, settings, self.backbone.device).stream(self.clip.read(0), mask)
+            maps = ((p.start, torch.from_numpy(p.maps["coarse"]).long()) for p in found)
+            return [Cells(start, coarse.numpy(), Votes.certain(coarse)) for start, coarse in maps]
+        found = VidSeg(self.backbone, settings, extract).cells(self.clip.read(0), mask)
+        return [Cells(r.start, r.coarse, r.scene.named(torch.from_numpy(r.votes[1]))) for r in found]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A window's cells: its first frame's number, coarse labels, and the votes after refinement."""
+
+    start: int
+    coarse: np.ndarray
+    refined: Votes
 
 
 def measure(row: Row, clip: AnyClip, dataset: Dataset, shared: Shared, seed: int) -> Tally:
@@ -154,22 +166,22 @@ def measure(row: Row, clip: AnyClip, dataset: Dataset, shared: Shared, seed: int
     settings, meter = replace(row.settings, seed=seed), Meter(len(dataset.classes), dataset.official_vc, dataset.objects)
     predicted = shared.cells(replace(settings, upsample=UpsampleSettings()), row.frame_by_frame)
     for frames, window in zip(windows(clip.read(0), settings.window), predicted, strict=True):
-        cells = window.maps["coarse" if row.stage == "coarse" or row.frame_by_frame else "refined"]
-        for i, labels in enumerate(pixels(row.stage, frames, cells, shared.backbone, row.settings)):
+        for i, labels in enumerate(pixels(row.stage, frames, window, shared.backbone, row.settings)):
             n = window.start + i
             truth = clip.read_labels(n)[0] if n in clip.labels else None
             meter.add(labels, truth, clip.scored(n), i == 0 and n > 0)
     return meter.finish()
 
 
-def pixels(stage: str, frames: np.ndarray, cells: np.ndarray, backbone: Backbone, settings: Settings) -> np.ndarray:
-    """Labels at the frames' size: each pixel that of its cell (coarse), of masks enlarged bilinearly, or by modulation."""
+def pixels(stage: str, frames: np.ndarray, cells: Cells, backbone: Backbone, settings: Settings) -> np.ndarray:
+    """Labels at the frames' size: each pixel that of its cell (coarse), of votes enlarged bilinearly, or by modulation."""
     size = frames.shape[1:3]
     if stage == "coarse":
-        return np.stack([enlarge(frame, size) for frame in cells])
+        return np.stack([enlarge(frame, size) for frame in cells.coarse])
     if stage == "bilinear":
-        return bilinear(cells, size)
-    return VidSeg(backbone, settings).enlarge(frames, torch.from_numpy(cells).to(backbone.device))
+        return bilinear_votes(cells.refined, size)
+    votes = Votes(cells.refined.shares.to(backbone.device), cells.refined.numbers.to(backbone.device))
+    return VidSeg(backbone, settings).enlarge(frames, votes)
 
 
 def run(dataset: Dataset, base: Settings, backbone: Backbone, options: argparse.Namespace, out: Path) -> dict:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from vidseg_core import ContextSettings, Settings, VidSeg, load_backbone
 from vidseg_core.common import enlarge
+from vidseg_core.context import Votes
 from vidseg_core.evaluation.baselines import bilinear
 from vidseg_core.evaluation.datasets import open_dataset
 from vidseg_core.evaluation.labelled import AnyClip
@@ -60,7 +61,7 @@ def compare(backbone: Backbone, frames: np.ndarray, cells: Cells, settings: Sett
     coupled.coupled = True
     for name, (separation, window) in WAYS.items():
         changed = replace(settings, upsample=replace(settings.upsample, separation=separation)).resolve(backbone.model)
-        made[name] = upsample(coupled if window else backbone, images, tokens, size, changed).numpy()
+        made[name] = upsample(coupled if window else backbone, images, Votes.certain(tokens), size, changed).numpy()
         passes[name] = len(plan(tokens, separation, window)) / len(cells)
     made["bilinear, no pass"], passes["bilinear, no pass"] = bilinear(cells, size), 0
     near = near_borders(cells, size)

@@ -82,8 +82,8 @@ modulation.still()
 #
 # The three steps, as in the paper's code but for three numbers: a Gaussian blur (5 pixels across, standard deviation 3). Then division by the mask's own peak, since
 # a large mask answers more weakly at each pixel than a small one; peak is what one pixel in a hundred of the frame exceeds (paper: the maximum, a single pixel). And *damping*:
-# outside the mask the score counts less. In the paper it counts 0.7 there, everywhere. Here the mask is blurred by half a cell, since its border is wrong
-# by about so much, and the score fades out with it: damping 0. Then each pixel goes to the largest score. Below is a table of what each of these is worth.
+# outside the mask the score counts less. In the paper it counts 0.7 there, everywhere. Here the answer is multiplied by the mask's share of the votes of stages
+# 2 and 3, enlarged bilinearly, and the score fades out with it: damping 0. Then each pixel goes to the largest score. Below is a table of what each of these is worth.
 #
 # ## By hand
 # Click a thing in the first panel to choose its mask. **Damping** is instant. A new **λ** or **noise level** runs the last part of the UNet for each
@@ -167,10 +167,10 @@ assert table.argmax() == 4, "the labels are displaced against the frame"
 assert (labels == truth).mean() > 0.96
 
 # %% [markdown]
-# What are the three numbers worth? The paper's `damping`, `mask_blur` and `peak`, one at a time and all together, in our single step:
+# What are the three numbers worth? The paper's `damping`, `floor` and `peak`, one at a time and all together, in our single step:
 
 # %%
-papers = {"damping": 0.7, "mask_blur": 0.0, "peak": 1.0}
+papers = {"damping": 0.7, "floor": 0.0, "peak": 1.0}
 kinds = {"ours": {}, **{f"{name} {value}": {name: value} for name, value in papers.items()}, "all three": papers}
 close = explore.near_borders(truth, 8)
 worth = np.array([[(bench.run(replace(own, **change))[0] == truth)[close].mean() for change in kinds.values()]])
@@ -284,7 +284,7 @@ assert (maps["guided"] == truth).mean() > 0.96
 # | `strength` (λ) | 10 | 50 | how far the layer is pushed |
 # | `separation` | 1 | (each alone) | masks more than so many cells apart share a pass |
 # | `damping` | 0 | 0.7 * | weight of the answer outside the coarse mask |
-# | `mask_blur` | 0.5 | 0 * | blur of the enlarged mask, in cells: its border is wrong by about so much |
+# | `floor` | 0.2 | 0 * | added to an answer before it is weighed by the votes: where nothing answers, they decide |
 # | `peak` | 0.99 | 1 * | quantile of a mask's answer over the frame that counts as its full strength |
 # | `paper.steps`, `paper.start_step` | (unused) | 25, 22 | steps of the whole schedule, and the first that is run and modulated |
 # | `paper.blend_until` | (unused) | 23 | last step after which the latent outside the mask comes from the unmodulated run |
@@ -296,7 +296,7 @@ assert (maps["guided"] == truth).mean() > 0.96
 # %%
 if MODEL == "tiny":
     assert (own.strategy, own.timestep, own.strength) == ("direct", 100, 10.0)
-assert (own.separation, own.damping, own.mask_blur, own.peak) == (1, 0.0, 0.5, 0.99)
+assert (own.separation, own.damping, own.floor, own.peak) == (1, 0.0, 0.2, 0.99)
 paper = reference_settings("sd21-base")
 assert (paper.upsample.strategy, paper.upsample.strength) == ("reference", 50.0)
 assert (paper.paper.steps, paper.paper.start_step, paper.paper.blend_until, paper.paper.guidance) == (25, 22, 23, 5.0)

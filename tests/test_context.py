@@ -73,13 +73,16 @@ def test_one_cluster(tokens):
 @pytest.mark.parametrize("weights", ["uniform", "distance"])
 @pytest.mark.parametrize("neighbours", [1, 4, 5])
 def test_knn_equals_scikit_learns(tokens, neighbours, weights):
-    """Integer-valued labels with many ties, where the smallest label wins, and tokens that are in the context themselves."""
+    """Shares, and the labels that win: with many ties, where the smallest wins, and tokens that are in the context."""
     labels = torch.from_numpy(np.random.default_rng(1).integers(0, 5, len(tokens)))
     settings = ContextSettings(neighbours=neighbours, weights=weights, max_context=None)
     context = SceneContext.begin(tokens[:600], labels[:600], settings)
-    ours = context.predict(tokens.reshape(1, 30, 40, 8)).flatten().numpy()
+    shares = context.predict(tokens.reshape(1, 30, 40, 8)).reshape(1200, 5).numpy()
     knn = KNeighborsClassifier(neighbours, weights=weights).fit(tokens[:600].numpy(), labels[:600].numpy())
-    assert (ours == knn.predict(tokens.numpy())).all()
+    assert (shares.argmax(1) == knn.predict(tokens.numpy())).all()
+    assert np.abs(shares[600:] - knn.predict_proba(tokens[600:].numpy())).max() < 1e-4, (
+        "those known have all votes in scikit-learn"
+    )
 
 
 def test_one_near_cell_outvotes_three_far_ones():
@@ -87,27 +90,29 @@ def test_one_near_cell_outvotes_three_far_ones():
     known = torch.tensor([[0.1, 0.0], [1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
     for weights, expected in (("distance", 7), ("uniform", 2)):
         context = SceneContext.begin(known, torch.tensor([7, 2, 2, 2]), ContextSettings(weights=weights, neighbours=4))
-        assert context.predict(torch.zeros(1, 1, 1, 2)).item() == expected
+        assert context.predict(torch.zeros(1, 1, 1, 2)).argmax(-1).item() == expected
 
 
 def test_context_is_replaced_by_the_last_window(tokens):
     maps, settings = tokens.reshape(4, 10, 30, 8), ContextSettings(memory="window", max_context=None)
-    first = SceneContext.begin(maps[0].flatten(0, 1), torch.zeros(300, dtype=torch.long), settings)
+    first = SceneContext.begin(maps[0].flatten(0, 1), torch.zeros(300, dtype=torch.long), settings, count=2)
     context = first.after(maps[1:], torch.ones(3, 10, 30, dtype=torch.long))
-    assert torch.equal(context.tokens, maps[1:].flatten(0, 2)) and (context.predict(maps) == 1).all()
-    assert torch.equal(first.tokens, maps[0].flatten(0, 1)) and (first.predict(maps) == 0).all(), "the one before is as it was"
+    assert torch.equal(context.tokens, maps[1:].flatten(0, 2)) and (context.predict(maps)[..., 1] == 1).all()
+    assert torch.equal(first.tokens, maps[0].flatten(0, 1)) and (first.predict(maps)[..., 0] == 1).all(), (
+        "the one before is as it was"
+    )
 
 
 def test_what_the_clip_began_with_stays_beside_the_last_window(tokens):
     maps = tokens.reshape(4, 10, 30, 8)
     settings = ContextSettings(num_clusters=3, neighbours=1)
-    context = SceneContext.begin(maps[0].flatten(0, 1), torch.zeros(300, dtype=torch.long), settings)
+    context = SceneContext.begin(maps[0].flatten(0, 1), torch.zeros(300, dtype=torch.long), settings, count=2)
     for window in (maps[1:], maps[2:]):
         context = context.after(window, torch.ones(window.shape[:3], dtype=torch.long))
         assert torch.equal(context.tokens[:300], maps[0].flatten(0, 1)), "frame 0 stays, as it was"
         assert context.labels.tolist() == [0] * 300 + [1] * 300, "as many tokens of the last window stand beside it"
     assert set(context.tokens[300:, 0].tolist()) <= set(maps[2:].flatten(0, 2)[:, 0].tolist())
-    assert (context.predict(maps[:1]) == 0).all()
+    assert (context.predict(maps[:1]).argmax(-1) == 0).all()
 
 
 def test_the_anchor_takes_at_most_half_of_the_context(tokens):

@@ -7,14 +7,15 @@ import pytest
 import torch
 
 from vidseg_core import RefineSettings, Settings, generated_clip
-from vidseg_core.context import name_cells
-from vidseg_core.correspondence import Overlap, neighbour_vote, refine
+from vidseg_core.context import Votes, name_cells
+from vidseg_core.correspondence import Overlap, refine
 from vidseg_core.features import Features, extract_features
 
 
 def vote(match, coarse, settings, overlap=None):
-    """Stage 3 on match features alone."""
-    return refine(Features(match, match), coarse, overlap, settings)
+    """Stage 3 on match features alone; `coarse` are labels, all of whose votes are for them."""
+    certain = Votes.certain(coarse)
+    return Votes(refine(Features(match, match), certain.shares, overlap, settings), certain.numbers)
 
 
 def brute_force_neighbours(match, coarse, s):
@@ -45,7 +46,8 @@ def test_a_window_hears_the_frames_before_it(match, coarse):
     """Cut in two, with the last frames of the first part handed on, the second part is as it is in one piece."""
     settings, cut = RefineSettings(reach=2, temperature=0.5), 4
     whole = vote(match, coarse, settings)
-    second = vote(match[cut:], coarse[cut:], settings, Overlap(match[cut - 2 : cut], coarse[cut - 2 : cut]))
+    before = Votes.certain(coarse).shares[cut - 2 : cut]
+    second = vote(match[cut:], coarse[cut:], settings, Overlap(match[cut - 2 : cut], before))
     assert torch.equal(second.labels, whole.labels[cut:])
     assert torch.allclose(second.confidence, whole.confidence[cut:], atol=1e-6)
     assert not torch.equal(second.labels, vote(match[cut:], coarse[cut:], settings).labels)
@@ -53,7 +55,7 @@ def test_a_window_hears_the_frames_before_it(match, coarse):
 
 def test_of_equal_votes_the_smaller_label_wins():
     match = torch.ones(2, 1, 1, 3)
-    refined = neighbour_vote(match, torch.tensor([[[7]], [[2]]]), None, RefineSettings())
+    refined = vote(match, torch.tensor([[[7]], [[2]]]), RefineSettings())
     assert refined.labels.flatten().tolist() == [2, 2] and torch.allclose(refined.confidence, torch.tensor(0.5))
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from vidseg_core import InputError, Settings, VidSeg, paper, reference_settings
 from vidseg_core.common import VOID
+from vidseg_core.context import Votes
 from vidseg_core.modulation import Group, NoisyWindow, Prediction
 from vidseg_core.paper import find_tracks, name_clusters, refine, response, working_size
 from vidseg_core.upsample import upsample
@@ -263,6 +264,6 @@ def test_a_guidance_of_one_is_none(backbone, images, monkeypatch):
 def test_reference_labels_a_window(backbone, images, clip):
     settings = reference_settings("tiny")
     cells = torch.from_numpy(clip.labels[:1, 4::8, 4::8].copy())
-    labels = upsample(backbone, images[:1], cells, SMALL, settings)
+    labels = upsample(backbone, images[:1], Votes.certain(cells), SMALL, settings)
     assert labels.shape == (1, *SMALL) and set(labels.unique().tolist()) <= set(cells.unique().tolist())
     assert len(labels.unique()) > 1

@@ -24,7 +24,7 @@ from vidseg_core import (
     sample_clip,
 )
 from vidseg_core.common import enlarge
-from vidseg_core.context import kmeans
+from vidseg_core.context import Votes, kmeans
 from vidseg_core.evaluation.extractors import colour_features
 from vidseg_core.evaluation.metrics import confusion, flicker, mean_iou
 
@@ -54,8 +54,12 @@ def scored(request, backbone):
     drawn = [n for n in sample.masks if 0 < n <= last]
     windows = list(vidseg.cells(sample.frames[: last + 1], first_mask=sample.masks[0]))
     coarse, refined = (np.concatenate([getattr(w, name) for w in windows]) for name in ("coarse", "refined"))
+    shares = np.concatenate([w.votes[1] for w in windows])
     truth, size, shown = np.stack([sample.masks[n] for n in drawn]), sample.frames.shape[1:3], [0, 1, 2, *drawn]
-    pixels = vidseg.enlarge(sample.frames[shown], torch.from_numpy(refined[shown]))
+    pixels = vidseg.enlarge(
+        sample.frames[shown],
+        Votes(torch.from_numpy(shares[shown]), windows[0].scene.named(torch.from_numpy(shares[:1])).numbers),
+    )
     maps = {"coarse": enlarge(coarse[drawn], size), "bilinear": bilinear(refined[drawn], size), "pixels": pixels[3:]}
     scores = {name: mean_iou(confusion(m, truth, len(sample.names))) for name, m in maps.items()}
     return request.param, scores, pixels[:3]
@@ -108,7 +112,7 @@ def test_result_is_as_documented(backbone, clip):
 def test_another_seed_gives_other_clusters(backbone, clip, plain):
     """That the same seed gives the same labels is said by the stream below."""
     other = next(VidSeg(backbone, dataclasses.replace(quick(), seed=1)).cells(clip.frames))
-    assert (plain.clusters[0][:4] != other.clusters[0]).any()
+    assert (plain.coarse[:4] != other.coarse).any()
 
 
 def test_stream_gives_the_same_window_by_window(backbone, clip, plain):
@@ -153,8 +157,9 @@ def test_granularity_is_a_lookup_and_only_stage_4_runs_again(backbone, clip, pla
     assert len(np.unique(fewer.refined)) <= 4 and (fewer.refined == plain.at(4)[1]).all()
     assert set(np.unique(fewer.labels)) <= set(np.unique(fewer.refined)) <= set(fewer.names)
     assert fewer.settings.context.num_segments == 4
-    for segment in np.unique(plain.refined):
-        assert len(np.unique(fewer.refined[plain.refined == segment])) == 1, "a segment was split"
+    numbers, shares = fewer.scene.segment, plain.votes[1]
+    sums = np.stack([shares[..., numbers == n].sum(-1) for n in np.unique(numbers)], -1)
+    assert (np.unique(numbers)[sums.argmax(-1)] == fewer.refined).all() and np.abs(sums.max(-1) - fewer.confidence).max() < 1e-6
     direct = VidSeg(backbone, quick(num_segments=4))(clip.frames, keep=())
     assert (direct.labels == fewer.labels).all()
     with pytest.raises(InputError, match="mask"):

@@ -8,6 +8,7 @@ import torch
 from scipy.ndimage import gaussian_filter1d
 
 from vidseg_core import ContextSettings, Settings, UpsampleSettings, VidSeg, generated_clip, sample_clip
+from vidseg_core.context import Votes
 from vidseg_core.modulation import NoisyWindow, colour, owners, plan, predict_masks
 from vidseg_core.upsample import claim, gaussian_blur, score_responses, upsample
 
@@ -56,7 +57,7 @@ def test_every_mask_responds_most_where_it_is(backbone, window):
 def test_exact_cells_give_the_exact_pixels(backbone, window):
     """Share of pixels that get their exact label: measured 98.9 %."""
     exact, images, cells = window
-    labels = upsample(backbone, images, cells, (240, 320), Settings().resolve(backbone.model)).numpy()
+    labels = upsample(backbone, images, Votes.certain(cells), (240, 320), Settings().resolve(backbone.model)).numpy()
     assert (labels == exact).mean() > 0.985, (labels == exact).mean()
 
 
@@ -64,7 +65,7 @@ def test_chunks_do_not_change_the_labels(backbone, images, clip, settings):
     cells = cells_of(clip.labels)[:3]
     for noise in ("shared", "independent"):
         whole, parts = (
-            upsample(backbone, images[:3], cells, SMALL, dataclasses.replace(
+            upsample(backbone, images[:3], Votes.certain(cells), SMALL, dataclasses.replace(
                 settings, upsample=dataclasses.replace(settings.upsample, chunk=chunk),
                 features=dataclasses.replace(settings.features, noise=noise)))
             for chunk in (16, 2)
@@ -98,16 +99,17 @@ def test_an_absent_mask_costs_nothing(backbone, images, settings):
         lambda m, args, kwargs: rows.append(len(kwargs["hidden_states"])), with_kwargs=True
     )
     one_sided = dataclasses.replace(each_alone(settings).upsample, difference="one-sided")
-    labels = upsample(backbone, images, cells, SMALL, dataclasses.replace(settings, upsample=one_sided))
+    labels = upsample(backbone, images, Votes.certain(cells), SMALL, dataclasses.replace(settings, upsample=one_sided))
     hook.remove()
     assert sum(rows[1:]) == 7, "six frames of mask 0 and one of mask 9, after the recording pass"
     assert (labels[[0, 1, 3, 4, 5]] == 0).all() and set(labels[2].unique().tolist()) == {0, 9}
 
 
 def test_a_mask_without_response_cannot_win():
-    s = UpsampleSettings(mask_blur=0.0)
+    """Its votes count a little all the same, if the settings say so."""
+    s = UpsampleSettings(floor=0.0)
     silent, loud = torch.zeros(1, 8, 8), torch.full((1, 8, 8), 0.01)
-    masks, owner = torch.ones(1, 2, 2, dtype=torch.bool), torch.full((1, 2, 2), 7)
+    masks, owner = torch.ones(1, 2, 2), torch.full((1, 2, 2), 7)
     assert (
         (score_responses(silent, masks, owner, s) == 0).all()
         and (score_responses(silent + 1e-9, masks, owner, s) == 0).all()
@@ -116,37 +118,36 @@ def test_a_mask_without_response_cannot_win():
     labels, best = torch.full((8, 8), 3, dtype=torch.int16), torch.zeros(8, 8)
     claim(labels, best, owner[0], score_responses(silent, masks, owner, s)[0])
     assert (labels == 3).all()
+    assert (score_responses(silent, masks * 0.4, owner, UpsampleSettings(floor=0.25)) - 0.08).abs().max() < 1e-6
 
 
 def test_score_is_blur_maximum_damping(monkeypatch):
     rng = torch.Generator().manual_seed(0)
     responses, masks = torch.rand(2, 16, 16, generator=rng), torch.zeros(2, 4, 4)
     masks[:, :2] = 1
-    s = UpsampleSettings(damping=0.3, mask_blur=0.0, peak=1.0)
+    s = UpsampleSettings(damping=0.3, floor=0.0, peak=1.0)
     monkeypatch.setattr("vidseg_core.upsample.BLUR_SIZE", 1)  # no blur
     inside = torch.nn.functional.interpolate(masks[:, None], size=(16, 16), mode="bilinear")[:, 0]
     expected = responses / responses.amax((1, 2), keepdim=True) * (inside + 0.3 * (1 - inside))
     one = torch.zeros(2, 4, 4, dtype=torch.long)
-    assert (score_responses(responses, masks.bool(), one, s) - expected).abs().max() < 1e-6
-    assert (score_responses(responses * 50, masks.bool(), one, s) - expected).abs().max() < 1e-6
+    assert (score_responses(responses, masks, one, s) - expected).abs().max() < 1e-6
+    assert (score_responses(responses * 50, masks, one, s) - expected).abs().max() < 1e-6
     halves = one.clone()
     halves[:, :, 2:] = 5  # two masks of one colour: each side is divided by its own maximum
-    found = score_responses(responses, masks.bool(), halves, s)
+    found = score_responses(responses, masks, halves, s)
     for side in (slice(0, 8), slice(8, 16)):
         part = responses[:, :, side] / responses[:, :, side].amax((1, 2), keepdim=True)
         assert (found[:, :, side] - part * (inside + 0.3 * (1 - inside))[:, :, side]).abs().max() < 1e-6
 
 
-def test_a_peak_is_a_quantile_and_the_mask_is_blurred(monkeypatch):
-    """For a mask alone: torch's own quantile, and SciPy's Gaussian of half a cell on the enlarged mask."""
+def test_a_peak_is_a_quantile(monkeypatch):
+    """For a mask alone: torch's own quantile."""
     rng = torch.Generator().manual_seed(0)
-    responses, masks = torch.rand(1, 40, 50, generator=rng), torch.zeros(1, 4, 5, dtype=torch.bool)
-    masks[:, 1:3, 2:4] = True
-    s = UpsampleSettings(peak=0.9, mask_blur=0.5)
+    responses, masks = torch.rand(1, 40, 50, generator=rng), torch.zeros(1, 4, 5)
+    masks[:, 1:3, 2:4] = 1
+    s = UpsampleSettings(peak=0.9, floor=0.0)
     monkeypatch.setattr("vidseg_core.upsample.BLUR_SIZE", 1)  # no blur
-    inside = torch.nn.functional.interpolate(masks[:, None].float(), size=(40, 50), mode="bilinear")[0, 0].double().numpy()
-    for axis in (0, 1):
-        inside = gaussian_filter1d(inside, 5.0, axis=axis, mode="mirror", radius=10)
+    inside = torch.nn.functional.interpolate(masks[:, None], size=(40, 50), mode="bilinear")[0, 0].double().numpy()
     scaled = (responses[0] / responses.flatten().quantile(0.9)).clamp(max=1).numpy()
     found = score_responses(responses, masks, torch.zeros(1, 4, 5, dtype=torch.long), s)[0].numpy()
     assert np.abs(found - scaled * inside).max() < 2e-3
@@ -246,7 +247,9 @@ def test_colouring_changes_few_pixels(backbone):
     vidseg = VidSeg(backbone, Settings(context=ContextSettings(num_clusters=20)))
     frames = sample_clip("cup").frames[:1]
     cells, images = torch.from_numpy(next(vidseg.cells(frames)).refined), vidseg.images(frames)
-    together, alone = (upsample(backbone, images, cells, (240, 320), s) for s in (vidseg.settings, each_alone(vidseg.settings)))
+    together, alone = (
+        upsample(backbone, images, Votes.certain(cells), (240, 320), s) for s in (vidseg.settings, each_alone(vidseg.settings))
+    )
     assert (alone == together).float().mean() > 0.98, (alone == together).float().mean()
     passes = [len(plan(cells, s, False)) for s in (None, 1)]
     assert passes[1] < passes[0] / 3

@@ -25,6 +25,31 @@ TOLERANCE = 1e-4
 """K-means stops when the centroids move less than this times the mean variance of the channels, as scikit-learn's does."""
 
 
+@dataclass(frozen=True, eq=False)
+class Votes:
+    """What stages 2 and 3 know of each cell: the `shares` of its votes, column k for label `numbers[k]` (ascending). They sum
+    to 1, or to less where some votes are for nobody."""
+
+    shares: Float[Tensor, "f h w K"]
+    numbers: Int[Tensor, " K"]
+
+    @classmethod
+    def certain(cls, labels: Int[Tensor, "f h w"]) -> "Votes":
+        """All votes for these labels."""
+        numbers, column = torch.unique(labels, return_inverse=True)
+        return cls(torch.nn.functional.one_hot(column, len(numbers)).float(), numbers)
+
+    @property
+    def labels(self) -> Int[Tensor, "f h w"]:
+        """The label with the largest share; of equal ones the smallest."""
+        return self.numbers[self.shares.argmax(-1)]
+
+    @property
+    def confidence(self) -> Float[Tensor, "f h w"]:
+        """The winner's share, in (0, 1]."""
+        return self.shares.amax(-1)
+
+
 @dataclass(frozen=True)
 class Clusters:
     """K-means' result: `centroids` [K, d], `sizes` [K] tokens, `labels` [n] of the tokens, `inertia` the sum of squares."""
@@ -102,23 +127,30 @@ def nearest_references(
 
 @dataclass(frozen=True, eq=False)
 class SceneContext:
-    """The remembered tokens [m, d] and their labels [m]: a k-NN classifier (Cover & Hart 1967) that moves along with the clip,
-    by `after`. The first `anchored` tokens are what the clip began with and stay."""
+    """The remembered tokens [m, d] and their labels [m], each one of `count` numbers from 0: a k-NN classifier (Cover & Hart
+    1967) that moves along with the clip, by `after`. The first `anchored` tokens are what the clip began with and stay."""
 
     tokens: Float[Tensor, "m d"] = field(repr=False)
     labels: Int[Tensor, " m"] = field(repr=False)
+    count: int
     anchored: int
     settings: ContextSettings
     seed: int = 0
 
     @classmethod
     def begin(
-        cls, tokens: Float[Tensor, "n d"], labels: Int[Tensor, " n"], settings: ContextSettings, seed: int = 0
+        cls,
+        tokens: Float[Tensor, "n d"],
+        labels: Int[Tensor, " n"],
+        settings: ContextSettings,
+        seed: int = 0,
+        count: int | None = None,
     ) -> "SceneContext":
-        """What the clip begins with; with memory="anchored" these tokens, at most half of `max_context`, stay."""
+        """What the clip begins with; with memory="anchored" these tokens, at most half of `max_context`, stay. `count`: how
+        many labels there are, if not those up to the largest of `labels`."""
         limit, anchored = settings.max_context, settings.memory == "anchored"
         kept = stratified_draw(labels, limit // 2 if anchored and limit else limit, settings.neighbours, seed)
-        return cls(tokens[kept], labels[kept], len(kept) if anchored else 0, settings, seed)
+        return cls(tokens[kept], labels[kept], count or int(labels.max()) + 1, len(kept) if anchored else 0, settings, seed)
 
     def after(self, features: Float[Tensor, "f h w d"], labels: Int[Tensor, "f h w"]) -> "SceneContext":
         """The context behind this window: its tokens, beside the anchored ones and then as many as those, so that neither
@@ -131,17 +163,17 @@ class SceneContext:
         tokens = torch.cat([self.tokens[: self.anchored], tokens[kept]])
         return replace(self, tokens=tokens, labels=torch.cat([self.labels[: self.anchored], labels[kept]]))
 
-    def predict(self, features: Float[Tensor, "f h w d"]) -> Int[Tensor, "f h w"]:
-        """The label with the most votes of the k nearest remembered tokens; of equal sums the smallest, as in scikit-learn.
+    def predict(self, features: Float[Tensor, "f h w d"]) -> Float[Tensor, "f h w K"]:
+        """The share of each label in the votes of the k nearest remembered tokens, as scikit-learn's `predict_proba`.
 
         A vote counts 1 / distance with weights="distance" (Dudani 1976, in scikit-learn's form), else 1.
         """
-        values, index = torch.unique(self.labels, return_inverse=True)
         squared, nearest = nearest_references(features.flatten(0, 2), self.tokens, self.settings.neighbours)
-        votes = torch.nn.functional.one_hot(index[nearest], len(values)).to(squared.dtype)
-        if self.settings.weights == "distance":
-            votes = votes * squared.clamp(min=SAME).rsqrt()[..., None]
-        return values[votes.sum(1).argmax(1)].reshape(features.shape[:3])
+        weight = squared.clamp(min=SAME).rsqrt() if self.settings.weights == "distance" else torch.ones_like(squared)
+        votes = weight.new_zeros(len(weight), self.count)
+        for n in range(weight.shape[1]):  # one neighbour at a time: sums in the same order on every device
+            votes.scatter_add_(1, self.labels[nearest[:, n : n + 1]], weight[:, n : n + 1])
+        return (votes / weight.sum(1, keepdim=True)).unflatten(0, features.shape[:3])
 
 
 def stratified_draw(labels: Int[Tensor, " n"], count: int | None, least: int, seed: int) -> Int[Tensor, " m"]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,49 +22,42 @@ from vidseg_core.tracks import find_tracks, track_vote
 
 @dataclass(frozen=True, eq=False)
 class Overlap:
-    """Match features and labels of the frames before a window, whose cells vote on its first frames."""
+    """Match features and shares of the frames before a window, whose cells vote on its first frames."""
 
     match: Float[Tensor, "r h w e"]
-    labels: Int[Tensor, "r h w"]
+    shares: Float[Tensor, "r h w K"]
 
 
-@dataclass(frozen=True)
-class Refined:
-    """`labels` after the vote; `confidence` in (0, 1]: the winner's share of the votes."""
-
-    labels: Int[Tensor, "f h w"]
-    confidence: Float[Tensor, "f h w"]
-
-
-def refine(features: Features, coarse: Int[Tensor, "f h w"], overlap: Overlap | None, settings: RefineSettings) -> Refined:
-    """Let labels vote: those of a cell's neighbours, or those along its track. `overlap`: the last frames of the window before
-    this one, whose cells are neighbours too. `method="none"` returns the coarse labels."""
+def refine(
+    features: Features, coarse: Float[Tensor, "f h w K"], overlap: Overlap | None, settings: RefineSettings
+) -> Float[Tensor, "f h w K"]:
+    """Stage 3 for one window. `overlap`: the frames before it, for "neighbours". What a track votes for has the only share in
+    its cells, that part of its votes. `method="none"` returns the coarse shares."""
     if settings.method == "neighbours":
         return neighbour_vote(features.match, coarse, overlap, settings)
+    if settings.method == "none":
+        return coarse
     if settings.method == "tracks":
-        return Refined(*track_vote(find_tracks(features.match, settings), coarse, settings.majority))
-    if settings.method == "reference":
-        return Refined(*paper.refine(features.match, coarse))
-    return Refined(coarse, torch.ones(coarse.shape, device=coarse.device))
+        labels, confidence = track_vote(find_tracks(features.match, settings), coarse.argmax(-1), settings.majority)
+    else:
+        labels, confidence = paper.refine(features.match, coarse.argmax(-1))
+    return F.one_hot(labels, coarse.shape[-1]) * confidence[..., None]
 
 
 def neighbour_vote(
-    match: Float[Tensor, "f h w e"], coarse: Int[Tensor, "f h w"], overlap: Overlap | None, settings: RefineSettings
-) -> Refined:
-    """The label with the most votes of the cells up to `radius` cells and `reach` frames away, each (the cell itself too) with
-    weight exp((cosine - 1) / temperature); of equal sums the smallest label."""
+    match: Float[Tensor, "f h w e"], coarse: Float[Tensor, "f h w K"], overlap: Overlap | None, settings: RefineSettings
+) -> Float[Tensor, "f h w K"]:
+    """The mean of the shares of the cells up to `radius` cells and `reach` frames away, each (the cell itself too) with weight
+    exp((cosine - 1) / temperature)."""
     first = 0 if overlap is None else len(overlap.match)
     if overlap is not None:
-        match, coarse = torch.cat([overlap.match, match]), torch.cat([overlap.labels, coarse])
-    values, index = torch.unique(coarse, return_inverse=True)
+        match, coarse = torch.cat([overlap.match, match]), torch.cat([overlap.shares, coarse])
     unit = F.normalize(match, dim=-1)
-    ballots = F.one_hot(index, len(values)).to(unit.dtype)
-    votes = torch.zeros_like(ballots)
-    for here, there in _neighbours(coarse.shape, settings):
+    votes = torch.zeros_like(coarse)
+    for here, there in _neighbours(coarse.shape[:3], settings):
         cosine = (unit[here] * unit[there]).sum(-1, keepdim=True)
-        votes[here] += ((cosine - 1) / settings.temperature).exp() * ballots[there]
-    most, winner = votes[first:].max(-1)
-    return Refined(values[winner], most / votes[first:].sum(-1))
+        votes[here] += ((cosine - 1) / settings.temperature).exp() * coarse[there]
+    return votes[first:] / votes[first:].sum(-1, keepdim=True)
 
 
 def _neighbours(shape: tuple[int, ...], settings: RefineSettings) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:

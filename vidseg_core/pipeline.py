@@ -11,6 +11,7 @@ from jaxtyping import Float, Integer, UInt8
 from numpy.typing import ArrayLike
 
 from vidseg_core.common import InputError
+from vidseg_core.context import Votes
 from vidseg_core.correspondence import refine
 from vidseg_core.features import Features, extract_features, working_images
 from vidseg_core.models.backbone import Backbone
@@ -21,6 +22,7 @@ from vidseg_core.upsample import upsample
 
 Frames = UInt8[np.ndarray, "n H W 3"]
 Cells = Integer[np.ndarray, "n h w"]
+Shares = Float[np.ndarray, "n h w K"]
 Pixels = Integer[np.ndarray, "n H W"]
 Names = Mapping[int, str] | Sequence[str]
 KEPT = ("features",)
@@ -30,9 +32,9 @@ KEPT = ("features",)
 @dataclass(frozen=True)
 class WindowResult:
     """What one window of n frames gave; `start` is its first frame's number. Label maps hold segment or class numbers, 255 for
-    void: `coarse`, `refined` in cells, `labels` in the frames' own pixels (None from `VidSeg.cells`). `clusters` are (coarse,
-    refined) before clusters were merged into segments. `scene` is the state behind the window, from which a stream can go on.
-    `seconds` by stage."""
+    void: `coarse`, `refined` in cells, `labels` in the frames' own pixels (None from `VidSeg.cells`). `votes` are the shares
+    (coarse, refined) before clusters were merged into segments, `confidence` is the share of the label in `refined`. `scene` is
+    the state behind the window, from which a stream can go on. `seconds` by stage."""
 
     start: int
     frames: UInt8[np.ndarray, "_ H W 3"] = field(repr=False)
@@ -41,7 +43,7 @@ class WindowResult:
     refined: Cells = field(repr=False)
     confidence: Float[np.ndarray, "n h w"] = field(repr=False)
     labels: Pixels | None = field(repr=False)
-    clusters: tuple[Cells, Cells] = field(repr=False)
+    votes: tuple[Shares, Shares] = field(repr=False)
     scene: Scene = field(repr=False)
     seconds: dict[str, float]
 
@@ -57,7 +59,7 @@ class Segmentation:
     refined: Cells = field(repr=False)
     confidence: Float[np.ndarray, "n h w"] = field(repr=False)
     labels: Pixels = field(repr=False)
-    clusters: tuple[Cells, Cells] = field(repr=False)
+    votes: tuple[Shares, Shares] = field(repr=False)
     scene: Scene = field(repr=False)
     settings: Settings = field(repr=False)
     timings: dict[str, float]
@@ -68,9 +70,9 @@ class Segmentation:
         return self.scene.names
 
     def at(self, num_segments: int | None) -> tuple[Cells, Cells]:
-        """(coarse, refined) of a label-free run with its clusters merged to `num_segments`: look-ups, nothing is recomputed."""
+        """(coarse, refined) of a label-free run with its clusters merged to `num_segments`: their shares are added up."""
         scene = self.scene.cut(num_segments)
-        return scene.segment[self.clusters[0]], scene.segment[self.clusters[1]]
+        return tuple(scene.named(torch.from_numpy(shares)).labels.numpy() for shares in self.votes)
 
 
 class VidSeg:
@@ -107,12 +109,12 @@ class VidSeg:
             results.append(replace(r, frames=frames[:0], features=r.features if keep else None))
             results[-2:-1] = [replace(before, scene=r.scene) for before in results[-2:-1]]  # memory holds the newest alone
         maps = {k: np.concatenate([getattr(r, k) for r in results]) for k in ("coarse", "refined", "confidence", "labels")}
-        clusters = tuple(np.concatenate([r.clusters[i] for r in results]) for i in range(2))
+        votes = tuple(np.concatenate([r.votes[i] for r in results]) for i in range(2))
         features = None
         if keep:
             features = Features(*(torch.cat([getattr(r.features, part) for r in results]) for part in ("context", "match")))
         timings = {stage: sum(r.seconds[stage] for r in results) for stage in results[0].seconds}
-        return Segmentation(frames, features, **maps, clusters=clusters, scene=results[-1].scene, settings=self.settings,
+        return Segmentation(frames, features, **maps, votes=votes, scene=results[-1].scene, settings=self.settings,
                             timings=timings)  # fmt: skip
 
     def stream(
@@ -134,24 +136,25 @@ class VidSeg:
     def resegment(self, result: Segmentation, num_segments: int | None, progress: Progress | None = None) -> Segmentation:
         """A label-free result with another number of segments: only stage 4 runs again."""
         scene, (coarse, refined) = result.scene.cut(num_segments), result.at(num_segments)
+        votes = scene.named(torch.from_numpy(result.votes[1]).to(self.backbone.device))
         labels, timings = [], {**result.timings, "upsample": 0.0}
         for start in range(0, len(refined), self.settings.window):
-            frames, cells = (a[start : start + self.settings.window] for a in (result.frames, refined))
-            watch = Watch(self.backbone, progress, len(frames))
-            labels.append(watch("upsample", self.enlarge, frames, torch.from_numpy(cells).to(self.backbone.device)))
+            part = slice(start, start + self.settings.window)
+            watch = Watch(self.backbone, progress, len(refined[part]))
+            labels.append(watch("upsample", self.enlarge, result.frames[part], Votes(votes.shares[part], votes.numbers)))
             timings["upsample"] += watch.seconds["upsample"]
         settings = replace(self.settings, context=replace(self.settings.context, num_segments=num_segments))
-        return replace(result, coarse=coarse, refined=refined, labels=np.concatenate(labels), scene=scene, settings=settings,
-                       timings=timings)  # fmt: skip
+        return replace(result, coarse=coarse, refined=refined, confidence=votes.confidence.cpu().numpy(),
+                       labels=np.concatenate(labels), scene=scene, settings=settings, timings=timings)  # fmt: skip
 
     def images(self, frames: Frames) -> Float[torch.Tensor, "n 3 h w"]:
         """Frames as the stages take them: see `working_images`."""
         return working_images(self.backbone, frames, self.settings)
 
-    def enlarge(self, frames: Frames, cells: Integer[torch.Tensor, "n h w"]) -> Pixels:
-        """Stage 4: labels of pixels from labels of cells."""
+    def enlarge(self, frames: Frames, votes: Votes) -> Pixels:
+        """Stage 4: labels of pixels from the votes on cells."""
         size = frames.shape[1:3]
-        return upsample(self.backbone, self.images(frames), cells, size, self.settings).cpu().numpy()
+        return upsample(self.backbone, self.images(frames), votes, size, self.settings).cpu().numpy()
 
     def _start(self, frames: Iterable[np.ndarray], first_mask: Any, names: Any, scene: Scene | None) -> "_Start":
         """Check what is given, the first window included."""
@@ -180,13 +183,13 @@ class VidSeg:
         scene = scene or watch("context", open_scene, features, self.settings, start.mask, start.names)
         coarse = watch("context", scene.predict, features)
         refined = watch("refine", refine, features, coarse, scene.overlap, self.settings.refine)
-        after = scene.after(features, refined)
-        labels = watch("upsample", self.enlarge, frames, scene.named(refined.labels)) if pixels else None
-        clusters = coarse.cpu().numpy(), refined.labels.cpu().numpy()
+        after = scene.after(features, coarse, refined)
+        before, votes = scene.named(coarse), scene.named(refined)
+        labels = watch("upsample", self.enlarge, frames, votes) if pixels else None
         return WindowResult(
             start=scene.frames, frames=frames, features=Features(features.context.cpu(), features.match.cpu()),
-            coarse=scene.segment[clusters[0]], refined=scene.segment[clusters[1]], confidence=refined.confidence.cpu().numpy(),
-            labels=labels, clusters=clusters, scene=after, seconds=watch.seconds,
+            coarse=before.labels.cpu().numpy(), refined=votes.labels.cpu().numpy(), confidence=votes.confidence.cpu().numpy(),
+            labels=labels, votes=(coarse.cpu().numpy(), refined.cpu().numpy()), scene=after, seconds=watch.seconds,
         )  # fmt: skip
 
 

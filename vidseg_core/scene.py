@@ -6,13 +6,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from jaxtyping import Int, Integer
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from vidseg_core import paper
 from vidseg_core.common import VOID, InputError
-from vidseg_core.context import SceneContext, cut_merges, kmeans, merge_order, name_cells
-from vidseg_core.correspondence import Overlap, Refined
+from vidseg_core.context import SceneContext, Votes, cut_merges, kmeans, merge_order, name_cells
+from vidseg_core.correspondence import Overlap
 from vidseg_core.features import Features
 from vidseg_core.settings import Settings
 
@@ -23,12 +23,13 @@ class Scene:
     each window stands a new one (`after`).
 
     `context`: what is remembered. `overlap`: the last `reach` frames, which vote on the next window's first. `frames`: how many
-    it has seen. `segment` [256]: the number that stands in the results for each number that `context` predicts (clusters or
-    classes; void stays void); `names` of those numbers; `merges`: the order in which clusters merge, in label-free runs;
-    `given`: the names that the user gave; `lost`: classes of the mask without a cell (or cluster) of their own."""
+    it has seen. `segment` [K]: the number that stands in the results for each label that `context` knows, a class of the mask
+    (255 is void) or the segment of a cluster; `names` of those numbers; `merges`: the order in which clusters merge, in
+    label-free runs; `given`: the names that the user gave; `lost`: classes of the mask without a cell or cluster of their own.
+    """
 
     context: SceneContext
-    segment: Integer[np.ndarray, "256"]
+    segment: Integer[np.ndarray, " K"]
     names: dict[int, str]
     merges: Integer[np.ndarray, "merges 2"] | None
     given: dict[int, str] = field(default_factory=dict)
@@ -37,21 +38,23 @@ class Scene:
     overlap: Overlap | None = None
     frames: int = 0
 
-    def predict(self, features: Features) -> Int[Tensor, "f h w"]:
-        """Stage 2 for one window: the coarse labels of its cells, as the context knows them (`named` translates)."""
+    def predict(self, features: Features) -> Float[Tensor, "f h w K"]:
+        """Stage 2 for one window: the coarse shares of its cells, of the labels that the context knows (`named` translates)."""
         return self.context.predict(features.context)
 
-    def after(self, features: Features, refined: Refined) -> "Scene":
-        """The scene behind a window: the window has become the context, and its last `reach` frames the overlap."""
-        labels = refined.labels
-        last = slice(max(0, len(labels) - self.reach), None)
-        overlap = Overlap(features.match[last].clone(), labels[last].clone())  # clones, or the whole window stays in memory
-        context = self.context.after(features.context, labels)
-        return replace(self, context=context, overlap=overlap, frames=self.frames + len(labels))
+    def after(self, features: Features, coarse: Float[Tensor, "f h w K"], refined: Float[Tensor, "f h w K"]) -> "Scene":
+        """The scene behind a window: the window has become the context, and the coarse votes of its last `reach` frames the
+        overlap, so that refinement hears the same over a seam as within a window."""
+        last = slice(max(0, len(refined) - self.reach), None)
+        overlap = Overlap(features.match[last].clone(), coarse[last].clone())  # clones, or the whole window stays in memory
+        context = self.context.after(features.context, refined.argmax(-1))
+        return replace(self, context=context, overlap=overlap, frames=self.frames + len(refined))
 
-    def named(self, labels: Int[Tensor, "f h w"]) -> Int[Tensor, "f h w"]:
-        """The numbers that stand in the results for labels of `predict` or `refine`."""
-        return torch.from_numpy(self.segment).to(labels.device)[labels]
+    def named(self, shares: Float[Tensor, "f h w K"]) -> Votes:
+        """Shares of `predict` or `refine` as votes for the numbers of the results: what became one segment is added up."""
+        numbers, column = torch.from_numpy(self.segment).to(shares.device).unique(return_inverse=True)
+        sums = shares.new_zeros(*shares.shape[:3], len(numbers)).index_add_(-1, column, shares)
+        return Votes(sums, numbers.long())
 
     def cut(self, num_segments: int | None) -> "Scene":
         """This scene with its clusters merged to so many segments (None: none merged), those of equal given name joined."""
@@ -59,20 +62,20 @@ class Scene:
             raise InputError("this run has the classes of its mask; only a label-free run can change its number of segments")
         if num_segments is not None and not 1 <= num_segments <= len(self.merges) + 1:
             raise InputError(f"{num_segments} segments cannot be had: give 1 to {len(self.merges) + 1}, the clusters")
-        segment, first = _lookup(cut_merges(self.merges, num_segments)), {}
+        segment, first = cut_merges(self.merges, num_segments), {}
         names = {n: f"segment {n}" for n in np.unique(segment).tolist()} | {VOID: "void"}
         for number in sorted(set(self.given) & set(names)):
             owner = first.setdefault(self.given[number], number)
             segment[segment == number] = owner
             names[owner] = self.given[number]
-        return replace(self, segment=segment, names={n: names[n] for n in np.unique(segment).tolist()})
+        return replace(self, segment=segment, names={n: names[n] for n in [*np.unique(segment).tolist(), VOID]})
 
     def state(self) -> dict[str, np.ndarray]:
         """All of it as plain arrays, for `np.savez`: what `VidSeg.stream` goes on from, bit for bit, after a window."""
         words = {"names": sorted(self.names.items()), "given": sorted(self.given.items()), "lost": self.lost}
         arrays = {"tokens": self.context.tokens, "labels": self.context.labels}
         if self.overlap is not None:
-            arrays |= {"overlap_match": self.overlap.match, "overlap_labels": self.overlap.labels}
+            arrays |= {"overlap_match": self.overlap.match, "overlap_shares": self.overlap.shares}
         numbers = {"anchored": np.array(self.context.anchored), "frames": np.array(self.frames), "segment": self.segment}
         merges = {} if self.merges is None else {"merges": self.merges}
         return {**{k: a.cpu().numpy() for k, a in arrays.items()}, **numbers, **merges, "words": np.array(json.dumps(words))}
@@ -82,9 +85,10 @@ class Scene:
         """The inverse of `state`, under the settings of the run that it comes from. Raises InputError for other arrays."""
         arrays = {k: torch.from_numpy(a).to(device) for k, a in state.items() if k in ("tokens", "labels") or "overlap" in k}
         try:
-            context = SceneContext(arrays["tokens"], arrays["labels"], int(state["anchored"]), settings.context, settings.seed)
+            count, anchored = len(state["segment"]), int(state["anchored"])
+            context = SceneContext(arrays["tokens"], arrays["labels"], count, anchored, settings.context, settings.seed)
             words, frames = json.loads(str(state["words"])), int(state["frames"])
-            overlap = Overlap(arrays["overlap_match"], arrays["overlap_labels"]) if "overlap_match" in state else None
+            overlap = Overlap(arrays["overlap_match"], arrays["overlap_shares"]) if "overlap_match" in state else None
             return cls(context, state["segment"], dict(words["names"]), state.get("merges"), dict(words["given"]),
                        tuple(words["lost"]), settings.refine.reach, overlap, frames)  # fmt: skip
         except KeyError as error:
@@ -102,7 +106,7 @@ def open_scene(
     clusters = kmeans(tokens, settings.context, settings.seed)
     context = SceneContext.begin(tokens, clusters.labels, settings.context, settings.seed)
     merges, names = merge_order(clusters, settings.context.size_weight), names or {}
-    scene = Scene(context, _lookup(np.arange(VOID)), {}, merges, reach=settings.refine.reach)
+    scene = Scene(context, np.arange(context.count), {}, merges, reach=settings.refine.reach)
     scene = scene.cut(settings.context.num_segments)
     if unknown := sorted(set(names) - (set(scene.names) - {VOID})):
         raise InputError(f"there is a name for segment {unknown[0]}, but this run makes {sorted(set(scene.names) - {VOID})}")
@@ -117,11 +121,12 @@ def _named_scene(features: Features, settings: Settings, mask: np.ndarray, names
     else:
         labels = kmeans(features.context.flatten(0, 2), s, settings.seed).labels.reshape(features.context.shape[:3])
         classes = paper.name_clusters(labels[0], mask, s.num_clusters)[labels[0]]
-    context = SceneContext.begin(first.flatten(0, 1), classes.flatten(), s, settings.seed)
+    segment, labels = classes.flatten().unique(return_inverse=True)
+    context = SceneContext.begin(first.flatten(0, 1), labels, s, settings.seed)
     named = [int(c) for c in np.unique(mask) if c != VOID]
     called = {n: names.get(n, f"class {n}") for n in named} | {VOID: "void"}
     lost = tuple(n for n in named if n not in classes)
-    return Scene(context, _lookup(np.arange(VOID)), called, None, names, lost, settings.refine.reach)
+    return Scene(context, segment.cpu().numpy(), called, None, names, lost, settings.refine.reach)
 
 
 def check_mask(mask: np.ndarray, size: tuple[int, int], settings: Settings) -> Integer[np.ndarray, "H W"]:
@@ -148,10 +153,3 @@ def check_mask(mask: np.ndarray, size: tuple[int, int], settings: Settings) -> I
             "num_segments is for label-free runs: with a first-frame mask its classes are the segments, so leave it out"
         )
     return mask.astype(np.int64)
-
-
-def _lookup(segment: np.ndarray) -> np.ndarray:
-    """A table of 256 entries for label maps; void stays void."""
-    table = np.full(VOID + 1, VOID, dtype=np.int16)
-    table[: len(segment)] = segment
-    return table

@@ -133,8 +133,8 @@ class UpsampleSettings:
     and 99.4 % (`benchmarks/colouring.py`)."""
     damping: float = 0.0
     """Weight of the response outside the (blurred) coarse mask. Paper: 0.7, with which far halos win pixels."""
-    mask_blur: float = 0.5
-    """Standard deviation, in cells, of the Gaussian on the enlarged mask: coarse borders are wrong by half a cell. Paper: 0."""
+    floor: float = 0.2
+    """Added to a response, whose full strength is 1, before it is weighed by the votes: where nothing responds, they decide."""
     peak: float = 0.99
     """Quantile of a mask's response over the frame that counts as its full strength. Paper: 1, the maximum, a single pixel."""
     chunk: int = 16

@@ -6,15 +6,14 @@ section 3.4, after EmerDiff, Namekata et al. 2024). The mask with the largest no
 `modulation` runs the network; here its responses become labels.
 """
 
-import math
-
 import torch
-from jaxtyping import Bool, Float, Int, Integer
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 from torch.nn import functional as F
 
 from vidseg_core import paper
 from vidseg_core.common import enlarge
+from vidseg_core.context import Votes
 from vidseg_core.models.backbone import Backbone
 from vidseg_core.modulation import NoisyWindow, Prediction, predict_masks
 from vidseg_core.settings import Settings, UpsampleSettings
@@ -26,15 +25,14 @@ SILENT = 1e-6
 
 
 def upsample(
-    backbone: Backbone, images: Float[Tensor, "f 3 H W"], cells: Integer[Tensor, "f h w"], size: tuple[int, int],
-    settings: Settings,
-) -> Int[Tensor, "f height width"]:  # fmt: skip
-    """Labels at `size` = (height, width) of the frames, int16, for the labels of cells; `images` as from `working_images`.
+    backbone: Backbone, images: Float[Tensor, "f 3 H W"], votes: Votes, size: tuple[int, int], settings: Settings
+) -> Int[Tensor, "f height width"]:
+    """Labels at `size` = (height, width) of the frames, int16, for the votes on cells; `images` as from `working_images`.
 
-    A running maximum over responses: memory does not grow with their number. A mask takes part in a frame only if it has a
-    cell there, and wins nothing unless it responds; where none does, the nearest coarse label stays.
+    A running maximum over scores: memory does not grow with the number of labels. A label takes part in a frame only if it wins
+    a cell there; the cells that it wins are its mask.
     """
-    s = settings.upsample
+    s, cells = settings.upsample, votes.labels
     labels = enlarge(cells, size).to(torch.int16)
     best = torch.zeros(labels.shape, device=cells.device)
     latents = backbone.encode(images, settings.seed if s.strategy == "reference" else None)
@@ -46,39 +44,38 @@ def upsample(
         predictions = paper.predict_masks(backbone, window, cells, s, settings.paper)
     for prediction in predictions:
         group = prediction.group
-        scores = paper.score(backbone, prediction, size) if s.strategy == "reference" else score(backbone, prediction, s)
+        scores = paper.score(backbone, prediction, size) if s.strategy == "reference" else score(backbone, prediction, votes, s)
         for frame, owner, map_ in zip(group.frames.tolist(), group.owners, scores, strict=True):
             claim(labels[frame], best[frame], owner, map_)
     return labels
 
 
-def score(backbone: Backbone, prediction: Prediction, settings: UpsampleSettings) -> Float[Tensor, "n H W"]:
-    """Scores in [0, 1] at the working size, of the Euclidean RGB distance between the two decoded predictions."""
-    difference = backbone.decode_difference(prediction.plus, prediction.minus)
-    group = prediction.group
-    return score_responses(torch.linalg.vector_norm(difference, dim=1), group.masks, group.owners, settings)
+def score(backbone: Backbone, prediction: Prediction, votes: Votes, settings: UpsampleSettings) -> Float[Tensor, "n H W"]:
+    """Scores at the working size, of the Euclidean RGB distance between the two decoded predictions."""
+    difference, group = backbone.decode_difference(prediction.plus, prediction.minus), prediction.group
+    column = torch.searchsorted(votes.numbers, group.owners.long())
+    shares = votes.shares[group.frames].gather(-1, column[..., None])[..., 0]
+    return score_responses(torch.linalg.vector_norm(difference, dim=1), shares, group.owners, settings)
 
 
 def score_responses(
     responses: Float[Tensor, "n H W"],
-    masks: Bool[Tensor, "n h w"],
+    shares: Float[Tensor, "n h w"],
     owners: Integer[Tensor, "n h w"],
     settings: UpsampleSettings,
 ) -> Float[Tensor, "n H W"]:
-    """Blurred, divided by the peak of each mask, damped outside the masks; 0 for a mask that did not respond. In [0, 1].
+    """Blurred, divided by the peak of each mask (0 for one that did not respond), raised by `floor`, times the share of the
+    votes. In [0, 1].
 
-    `masks` is true on the cells that were modulated; `owners` says to which mask a cell's response is given, with coloured
-    modulation the nearest of those that were modulated together.
+    `owners` says to which mask a cell's response is given, with coloured modulation the nearest of those that were modulated
+    together, and `shares` are the votes on each cell for its owner.
     """
     blurred = gaussian_blur(responses, BLUR_SIZE, BLUR_SIGMA)
     size = tuple(blurred.shape[1:])
     peaks = torch.stack([_peaks(*pair, settings.peak) for pair in zip(blurred, enlarge(owners, size), strict=True)])
     scaled = torch.where(peaks > SILENT, (blurred / peaks.clamp(min=SILENT)).clamp(max=1), 0)
-    inside = F.interpolate(masks[:, None].float(), size=size, mode="bilinear", align_corners=False)[:, 0]
-    if settings.mask_blur:
-        sigma = settings.mask_blur * size[0] / masks.shape[1]
-        inside = gaussian_blur(inside, 2 * math.ceil(2 * sigma) + 1, sigma)
-    return scaled * (inside + settings.damping * (1 - inside))
+    inside = F.interpolate(shares[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+    return (scaled + settings.floor) / (1 + settings.floor) * (inside + settings.damping * (1 - inside))
 
 
 def _peaks(response: Float[Tensor, "H W"], owner: Int[Tensor, "H W"], quantile: float) -> Float[Tensor, "H W"]:

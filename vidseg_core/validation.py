@@ -6,7 +6,7 @@ from vidseg_core.common import InputError
 
 COUNTS = ("features.ensemble", "features.chunk", "context.num_clusters", "context.restarts", "context.neighbours",
           "context.max_context", "context.num_segments", "upsample.chunk", "paper.steps", "window")  # fmt: skip
-DISTANCES = ("refine.max_jump", "refine.radius", "refine.reach", "upsample.separation", "upsample.mask_blur",
+DISTANCES = ("refine.max_jump", "refine.radius", "refine.reach", "upsample.separation", "upsample.floor",
              "paper.start_step")  # fmt: skip
 SHARES = ("upsample.damping", "upsample.peak", "refine.majority", "context.size_weight")
 

@@ -19,6 +19,7 @@ from vidseg_core import (
     VidSeg,
     load_backbone,
 )
+from vidseg_core.context import Votes
 from vidseg_core.features import QUERY, extract_features
 from vidseg_core.models.registry import SD_BLOCKS, SVD
 
@@ -216,7 +217,7 @@ def test_a_clip_runs_through_all_stages(backbone, strategy):
     result = VidSeg(backbone, settings)(frames)
     assert result.labels.shape == (3, 50, 40) and result.refined.shape == (3, 4, 4)
     assert set(np.unique(result.labels)) <= set(np.unique(result.refined))
-    again = VidSeg(backbone, settings).enlarge(frames[2:], torch.from_numpy(result.refined[2:]))
+    again = VidSeg(backbone, settings).enlarge(frames[2:], Votes(torch.from_numpy(result.votes[1][2:]), torch.arange(2)))
     assert (again == result.labels[2:]).all()
 
 

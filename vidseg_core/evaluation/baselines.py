@@ -11,12 +11,12 @@ from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float, Integer, UInt8
+from jaxtyping import Float, Int16, Integer, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
 from vidseg_core.common import InputError
-from vidseg_core.context import Clusters, kmeans, name_clusters
+from vidseg_core.context import Clusters, Votes, kmeans, name_clusters
 from vidseg_core.evaluation.extractors import Extractor, cnn_features, colour_features, model_features
 from vidseg_core.evaluation.scoring import Window
 from vidseg_core.models.backbone import Backbone
@@ -92,7 +92,11 @@ class ContextMethod(Method):
         v = self.vidseg
         scene = None if state is None else Scene.from_state(state, v.settings, v.backbone.device)
         for r in self.run(frames, None if state else first_mask, scene=scene):
-            maps = {"coarse": r.coarse, "refined": r.refined, "bilinear": bilinear(r.refined, r.frames.shape[1:3])}
+            maps = {
+                "coarse": r.coarse,
+                "refined": r.refined,
+                "bilinear": bilinear_votes(r.scene.named(torch.from_numpy(r.votes[1])), r.frames.shape[1:3]),
+            }
             yield Predicted(r.start, maps if r.labels is None else {**maps, "full": r.labels}, r.scene.state())
 
 
@@ -198,6 +202,12 @@ def bilinear(cells: Integer[np.ndarray, "n h w"], size: tuple[int, int]) -> Inte
     values = [np.unique(frame) for frame in cells]
     masks = [torch.from_numpy(frame[None] == v[:, None, None]).float() for frame, v in zip(cells, values, strict=True)]
     return np.stack([_largest(mask, v, size) for mask, v in zip(masks, values, strict=True)]).astype(cells.dtype)
+
+
+def bilinear_votes(votes: Votes, size: tuple[int, int]) -> Int16[np.ndarray, "n H W"]:
+    """The same for shares instead of masks: the label with the largest enlarged share."""
+    frames = votes.shares.permute(0, 3, 1, 2)
+    return np.stack([_largest(shares, votes.numbers.numpy(), size) for shares in frames]).astype(np.int16)
 
 
 def _largest(shares: Float[Tensor, "c h w"], classes: np.ndarray, size: tuple[int, int]) -> np.ndarray:

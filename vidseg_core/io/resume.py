@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vidseg_core.pipeline import WindowResult
 
 
-FORMAT = 2
+FORMAT = 3
 """Of the file that says how far a run is; another version's is refused before any work."""
 
 

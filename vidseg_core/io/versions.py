@@ -16,8 +16,7 @@ TRACKS = {
 """How tracks were found in version 0.1, by today's `refine.method`."""
 SCORES = {
     "guided": {"response": "float", "mask_filter": "bilinear"},
-    "reference": {"response": "jpeg", "mask_filter": "lanczos", "damping": 0.7, "mask_blur": 0.0, "peak": 1.0,
-                  "separation": None},
+    "reference": {"response": "jpeg", "mask_filter": "lanczos", "damping": 0.7, "peak": 1.0, "separation": None},
 }  # fmt: skip
 """How responses were scored after the paper's schedule, by today's `upsample.strategy`."""
 SCHEDULE = ("steps", "start_step", "blend_until", "guidance")
@@ -47,7 +46,7 @@ def current_settings(data: Any) -> Any:
         _choose(upsample, "strategy", "upsample", SCORES)
     elif any(upsample.get(name, value) != value for name, value in SCORES["guided"].items()):
         raise InputError("upsample has the paper's responses without its schedule; this version computes both or none")
-    for name in SCORES["guided"]:
+    for name in (*SCORES["guided"], "mask_blur"):  # masks were blurred; votes are soft
         upsample.pop(name, None)
     data["paper"] = {name: upsample.pop(name) for name in SCHEDULE if name in upsample}
     return data

@@ -125,7 +125,8 @@ def frame_by_frame(context: Float[Tensor, "f h w d"], settings: ContextSettings,
 
 def named_cells(features: Features, first_mask: Integer[np.ndarray, "H W"], settings: Settings) -> Cells:
     """Class of every cell [f, h, w]: the paper's protocol on one window, stage 2 alone."""
-    return open_scene(features, settings, first_mask, None).predict(features).numpy()
+    scene = open_scene(features, settings, first_mask, None)
+    return scene.named(scene.predict(features)).labels.numpy()
 
 
 def clustered_cells(features: Features, settings: Settings) -> Cells:

@@ -199,7 +199,7 @@ def separation(
     features, settings = torch.from_numpy(tokens), ContextSettings(memory="window")
     classes = torch.from_numpy(at_centres(masks[:1], tokens.shape[1:3])).flatten()
     context = SceneContext.begin(features[0].flatten(0, 1), classes, settings)
-    found = context.predict(features[1:]).numpy()
+    found = context.predict(features[1:]).argmax(-1).numpy()
     pairs = ((enlarge(cells, mask.shape), mask) for cells, mask in zip(found, masks[1:], strict=True))
     return class_iou(sum(confusion(labels, mask, num_classes) for labels, mask in pairs))
 

@@ -40,7 +40,7 @@ def run_memory(
     kept = replace(settings, memory="anchored" if keeps == "anchored" else "window")
     memory = SceneContext.begin(first, kmeans(first, settings, seed).labels, kept, seed)
     for part in context.split(window):
-        labels.append(memory.predict(part))
+        labels.append(memory.predict(part).argmax(-1))
         squared, _ = nearest_references(part.flatten(0, 2), memory.tokens, 1)
         distances.append(squared.sqrt().reshape(part.shape[:3]))
         if keeps != "first":

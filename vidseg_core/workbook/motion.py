@@ -1,6 +1,6 @@
 """Clips whose motion is known exactly: windows of them, faster ones, true paths, and what is stable along them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -8,7 +8,8 @@ from jaxtyping import Bool, Float, Integer, Shaped
 from torch import Tensor
 
 from vidseg_core import paper
-from vidseg_core.correspondence import Refined, refine
+from vidseg_core.context import Votes
+from vidseg_core.correspondence import refine
 from vidseg_core.features import Features
 from vidseg_core.io.samples import GeneratedClip
 from vidseg_core.settings import RefineSettings
@@ -31,9 +32,10 @@ class Window:
         """The true label at each cell's centre."""
         return at_centres(self.clip.labels[: len(self.coarse)], self.coarse.shape[1:])
 
-    def refine(self, settings: RefineSettings) -> Refined:
+    def refine(self, settings: RefineSettings) -> Votes:
         """Stage 3 on this window."""
-        return refine(Features(self.match, self.match), torch.from_numpy(self.coarse).long(), None, settings)
+        coarse = Votes.certain(torch.from_numpy(self.coarse).long())
+        return replace(coarse, shares=refine(Features(self.match, self.match), coarse.shares, None, settings))
 
     def tracks(self, settings: RefineSettings) -> Tracks:
         """Its tracks: ours or, with method "reference", those of the paper's code."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import ipywidgets
 import numpy as np
+import torch
 from jaxtyping import Int64, Integer, UInt8
 from matplotlib.figure import Figure
 
@@ -53,7 +54,8 @@ class Naming(Explorer):
     def save(self) -> Path:
         """Write first_mask.png (pixels, stage 4 of frame 0) and names.json into the folder, which is made; returns it."""
         scene = self.scene()
-        pixels = frame_pixels(self.vidseg, self.result.frames[0], scene.segment[self.result.clusters[1][0]])
+        votes = scene.named(torch.from_numpy(self.result.votes[1][:1]))
+        pixels = frame_pixels(self.vidseg, self.result.frames[0], votes)
         mask, names = _classes(pixels, scene.names)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_mask(self.folder / "first_mask.png", mask)
@@ -78,7 +80,7 @@ class Naming(Explorer):
 
     def _draw(self, num_segments: int, frame: int, segment: int, name: str) -> Drawn:
         scene = self.scene()
-        maps, chosen = scene.segment[self.result.clusters[1]], int(scene.segment[segment])
+        maps, chosen = scene.named(torch.from_numpy(self.result.votes[1])).labels.numpy(), int(scene.segment[segment])
         shown = {f"frame {n}": n for n in (0, frame)}
         figure = show_named(
             {title: self.result.frames[n] for title, n in shown.items()},

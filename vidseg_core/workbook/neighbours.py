@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float, Integer, UInt8
 from matplotlib.figure import Figure
 
 from vidseg_core.common import enlarge
-from vidseg_core.correspondence import Overlap, Refined, neighbour_vote
+from vidseg_core.context import Votes
+from vidseg_core.correspondence import Overlap, neighbour_vote
 from vidseg_core.io.overlay import Drawing, blend, legend, panel
 from vidseg_core.settings import RefineSettings
 from vidseg_core.workbook.correspondence import METHODS, share_within, track_errors
@@ -49,10 +50,11 @@ def compare_stability(windows: dict[str, Window], settings: dict[str, RefineSett
 def cut_in_two(window: Window, settings: RefineSettings, tail: bool) -> tuple[float, float]:
     """The frames refined as two windows, the second knowing the last frames of the first only with `tail`: label stability
     over the seam, and the share of right cells in the first frame after it."""
-    half, coarse = len(window.coarse) // 2, torch.from_numpy(window.coarse).long()
-    first = neighbour_vote(window.match[:half], coarse[:half], None, settings).labels
+    half, coarse = len(window.coarse) // 2, Votes.certain(torch.from_numpy(window.coarse).long())
+    first = neighbour_vote(window.match[:half], coarse.shares[:half], None, settings)
     overlap = Overlap(window.match[half - settings.reach : half], first[half - settings.reach :]) if tail else None
-    labels = torch.cat([first, neighbour_vote(window.match[half:], coarse[half:], overlap, settings).labels]).numpy()
+    second = neighbour_vote(window.match[half:], coarse.shares[half:], overlap, settings)
+    labels = Votes(torch.cat([first, second]), coarse.numbers).labels.numpy()
     return float(window.stable(labels)[half - 1]), float((labels == window.truth)[half].mean())
 
 
@@ -62,11 +64,12 @@ def explore_neighbours(window: Window, settings: RefineSettings) -> Explorer:
     `shown` has "labels" and "confidence" [f, h, w], "before" and "after" (shares of right cells over the window) and
     "stability", the shares of cells that keep their label to the next frame (before, after).
     """
-    truth, coarse = window.truth, torch.from_numpy(window.coarse).long()
+    truth, coarse = window.truth, Votes.certain(torch.from_numpy(window.coarse).long())
 
     @lru_cache(maxsize=64)
     def run(**changes: object) -> tuple[np.ndarray, np.ndarray]:
-        refined = neighbour_vote(window.match, coarse, None, replace(settings, **changes))
+        shares = neighbour_vote(window.match, coarse.shares, None, replace(settings, **changes))
+        refined = replace(coarse, shares=shares)
         return refined.labels.numpy(), refined.confidence.numpy()
 
     def draw(frame: int, **changes: object) -> Drawn:
@@ -98,7 +101,7 @@ def explore_vote(window: Window, settings: RefineSettings) -> Explorer:
     truth = window.truth
 
     @lru_cache(maxsize=64)
-    def run(**changes: object) -> tuple[Refined, int, float]:
+    def run(**changes: object) -> tuple[Votes, int, float]:
         changed = replace(settings, **changes)
         tracks = window.tracks(changed)
         return window.refine(changed), len(tracks.cells), share_within(track_errors(tracks, window.clip)[:, -1])

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vidseg_core.common import enlarge
+from vidseg_core.context import Votes
 from vidseg_core.evaluation.baselines import bilinear
 from vidseg_core.features import working_images
 from vidseg_core.io.overlay import Drawing, blend, legend, panel
@@ -63,7 +64,7 @@ class Bench:
 
     def judge(self, answers: Answers, settings: UpsampleSettings) -> Float[Tensor, "n H W"]:
         """The score of each mask at each pixel."""
-        masks = torch.stack([torch.from_numpy(self.cells == name) for name in answers.names])
+        masks = torch.stack([torch.from_numpy(self.cells == name).float() for name in answers.names])
         owners = torch.tensor(answers.names)[:, None, None].expand(masks.shape)
         return score_responses(answers.response, masks, owners, settings)
 
@@ -80,7 +81,7 @@ class Bench:
 
     def run(self, settings: UpsampleSettings) -> tuple[Pixels, float]:
         """The stage as the pipeline runs it: labels of the frame's pixels, and the seconds it took."""
-        refined = torch.from_numpy(self.cells[None]).to(self.backbone.device)
+        refined = Votes.certain(torch.from_numpy(self.cells[None]).to(self.backbone.device))
         started = time.perf_counter()
         labels = upsample(self.backbone, self.image, refined, self.frame.shape[:2], replace(self.settings, upsample=settings))
         return labels[0].cpu().numpy(), time.perf_counter() - started

@@ -20,6 +20,7 @@ from IPython.display import Video
 from matplotlib.figure import Figure
 
 from vidseg_core.common import InputError
+from vidseg_core.context import Votes
 from vidseg_core.io.overlay import blend, png, video_bytes
 from vidseg_core.pipeline import Segmentation, VidSeg
 from vidseg_core.workbook.figures import compare
@@ -157,7 +158,8 @@ def explore_segments(vidseg: VidSeg, result: Segmentation) -> Explorer:
 
     @lru_cache(maxsize=64)
     def pixels(num_segments: int, frame: int) -> np.ndarray:
-        return frame_pixels(vidseg, result.frames[frame], result.at(num_segments)[1][frame])
+        votes = result.scene.cut(num_segments).named(torch.from_numpy(result.votes[1][frame : frame + 1]))
+        return frame_pixels(vidseg, result.frames[frame], votes)
 
     def draw(num_segments: int, frame: int) -> Drawn:
         refined, labels = result.at(num_segments)[1], pixels(num_segments, frame)
@@ -172,9 +174,10 @@ def explore_segments(vidseg: VidSeg, result: Segmentation) -> Explorer:
     )
 
 
-def frame_pixels(vidseg: VidSeg, frame: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """Stage 4 for one frame uint8 [H, W, 3] and its labels of cells int [h, w]: labels of pixels int16 [H, W]."""
-    return vidseg.enlarge(frame[None], torch.from_numpy(cells[None]).to(vidseg.backbone.device))[0]
+def frame_pixels(vidseg: VidSeg, frame: np.ndarray, votes: Votes) -> np.ndarray:
+    """Stage 4 for one frame uint8 [H, W, 3] and the votes on its cells: labels of pixels int16 [H, W]."""
+    device = vidseg.backbone.device
+    return vidseg.enlarge(frame[None], Votes(votes.shares.to(device), votes.numbers.to(device)))[0]
 
 
 def play(result: Segmentation, fps: float | int = 10, alpha: float | int = 0.5) -> Video:
