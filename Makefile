@@ -3,7 +3,7 @@
 # make test   install, lint, paired notebooks in step, unit tests, notebooks
 # make test-training   the scripts that train the embedded model and measure it
 # make test-full   Stable Diffusion and Stable Video Diffusion at full size with random weights: 12 GB of memory, some minutes
-# make bench       the paper's schedule against the default: compute, time, memory
+# make bench       the paper's schedule against the default: compute, time, memory; seconds of each stage
 # make gpu-check MODEL=sd21-base [VSPW=folder]   download a model, run the sample clips, write a report
 # make test-browser   the workbook in a real JupyterLab (needs chromium or chrome)
 VENV := .venv
@@ -76,6 +76,7 @@ test-full: install
 
 bench: install
 	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/speed.py
 
 gpu-check: install
 	$(BIN)/python benchmarks/gpu_check.py --model $(MODEL) $(if $(VSPW),--vspw $(VSPW))

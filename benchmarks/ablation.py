@@ -33,7 +33,7 @@ from vidseg_core.evaluation.labelled import AnyClip, Dataset
 from vidseg_core.evaluation.report import clip_scores, percent, total_scores
 from vidseg_core.evaluation.scoring import given_mask
 from vidseg_core.evaluation.tally import Meter, Tally
-from vidseg_core.features import Features, extract_features, working_images
+from vidseg_core.features import Features, frame_features
 from vidseg_core.io.files import replacing
 from vidseg_core.io.provenance import fingerprint
 from vidseg_core.io.results import write_json
@@ -67,10 +67,15 @@ class Row:
 def rows(base: Settings, backbone: Backbone) -> Iterator[Row]:
     """All rows, those with the same features behind each other."""
     off = replace(base, refine=replace(base.refine, method="none"))
-    yield Row("stages", "all stages, pixels", base, "full", "modulation off: bilinear")
-    yield Row("stages", "modulation off: bilinear", base, "bilinear", "modulation off: bilinear")
-    yield Row("stages", "modulation and refinement off", off, "bilinear", "modulation off: bilinear")
-    yield Row("stages", "modulation, refinement and context off", off, "bilinear", "modulation off: bilinear", True)
+    bare, native = replace(base, upsample=replace(base.upsample, edges=0.0)), replace(base.features, scales=(1.0,))
+    both = replace(base, upsample=replace(base.upsample, difference="two-sided"))
+    yield Row("stages", "all stages, pixels", base, "full", "edges off")
+    yield Row("stages", "edges off", bare, "full", "modulation off: bilinear")
+    yield Row("stages", "modulation off: bilinear", base, "bilinear", "modulation and refinement off")
+    yield Row("stages", "modulation and refinement off", off, "bilinear", "modulation, refinement and context off")
+    yield Row("stages", "modulation, refinement and context off", off, "bilinear", "", True)
+    yield Row("stages", "two-sided differences", both, "full", "all stages, pixels")
+    yield Row("stages", "cells at the working size", replace(base, features=native), "full", "all stages, pixels")
     tracks = replace(base, refine=replace(base.refine, method="tracks"))
     yield Row("stages", "refinement by tracks: bilinear", tracks, "bilinear", "modulation off: bilinear")
     coarse = "coarse cells"
@@ -136,7 +141,7 @@ class Shared:
         def extract(frames: np.ndarray) -> Features:
             name = hashlib.sha256(frames.tobytes()).digest()
             if name not in known:
-                known[name] = extract_features(self.backbone, working_images(self.backbone, frames, settings), settings)
+                known[name] = frame_features(self.backbone, frames, settings)
             return known[name]
 
         return extract

@@ -58,7 +58,7 @@ def operations(work: Callable[[], object]) -> float:
 
 def colours_per_frame(num_clusters: int, separation: int | None) -> float:
     """Of the first window of the cup clip, with the embedded model."""
-    settings = Settings(context=ContextSettings(num_clusters=num_clusters), working_size=(240, 320))
+    settings = Settings(context=ContextSettings(num_clusters=num_clusters, num_segments=None), working_size=(240, 320))
     vidseg = VidSeg(load_backbone("tiny", device="cpu"), settings)
     cells = torch.from_numpy(next(vidseg.cells(sample_clip("cup").frames[:14])).refined)
     return len(plan(cells, separation, coupled=False)) / len(cells)
@@ -131,7 +131,7 @@ class Meter:
 def run(backbone: Backbone, frames: np.ndarray, num_clusters: int, strategy: str) -> tuple[Segmentation, dict[str, float]]:
     """A segmentation and what it cost."""
     how = {"upsample": UpsampleSettings(strategy=strategy), "paper": PaperSettings(guidance=1.0)}
-    settings = Settings(context=ContextSettings(num_clusters=num_clusters), **how, working_size=SIZE)
+    settings = Settings(context=ContextSettings(num_clusters=num_clusters, num_segments=None), **how, working_size=SIZE)
     started = time.perf_counter()
     with Meter(backbone).running() as meter:
         result = VidSeg(backbone, settings)(frames, keep=())

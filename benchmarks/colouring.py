@@ -23,7 +23,6 @@ from vidseg_core.context import Votes
 from vidseg_core.evaluation.baselines import bilinear
 from vidseg_core.evaluation.datasets import open_dataset
 from vidseg_core.evaluation.labelled import AnyClip
-from vidseg_core.features import working_images
 from vidseg_core.models.backbone import Backbone
 from vidseg_core.modulation import plan
 from vidseg_core.upsample import upsample
@@ -56,12 +55,11 @@ def _near(labels: np.ndarray) -> np.ndarray:
 def compare(backbone: Backbone, frames: np.ndarray, cells: Cells, settings: Settings) -> dict[str, Row]:
     """For each way to share passes: passes a frame, and the share of pixels with the label that each mask alone gives."""
     size, tokens = frames.shape[1:3], torch.from_numpy(cells)
-    images = working_images(backbone, frames, settings)
     coupled, made, passes = copy.copy(backbone), {}, {}
     coupled.coupled = True
     for name, (separation, window) in WAYS.items():
         changed = replace(settings, upsample=replace(settings.upsample, separation=separation)).resolve(backbone.model)
-        made[name] = upsample(coupled if window else backbone, images, Votes.certain(tokens), size, changed).numpy()
+        made[name] = upsample(coupled if window else backbone, frames, Votes.certain(tokens), changed).numpy()
         passes[name] = len(plan(tokens, separation, window)) / len(cells)
     made["bilinear, no pass"], passes["bilinear, no pass"] = bilinear(cells, size), 0
     near = near_borders(cells, size)
@@ -88,7 +86,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    settings, backbone = Settings(context=ContextSettings(num_clusters=options.clusters)), load_backbone("tiny", device="cpu")
+    settings, backbone = (
+        Settings(context=ContextSettings(num_clusters=options.clusters, num_segments=None)),
+        load_backbone("tiny", device="cpu"),
+    )
     found = []
     for clip in tqdm(list(clips(options)), unit="clip", disable=None):
         frames = np.stack([frame for frame, _ in zip(clip.read(0), range(options.frames), strict=False)])

@@ -7,6 +7,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python
@@ -87,7 +89,7 @@ print({stage: f"{seconds:.1f} s" for stage, seconds in result.timings.items()})
 # ## What did each stage make of one frame?
 # Read the panels in order.
 #
-# 1. **Features** (frames in; for each frame a map of vectors out, here 30 x 40 of them). The frame is encoded, a little noise is added,
+# 1. **Features** (frames in; for each frame a map of vectors out, here 44 x 60 of them). The frame is encoded, a little noise is added,
 #    and the model's UNet is asked to remove it. While it does, we read the *queries* of its self-attention. There is one for each
 #    *cell*, a square of 8 x 8 pixels. The panel shows their three main directions (PCA) as red, green and blue.
 # 2. **Scene context model** (vectors in; one label a cell out). K-means on the first window of 14 frames finds what the scene consists
@@ -116,7 +118,7 @@ show_stages(frames[n], features, *maps, result.names)
 
 # %%
 h, w = result.refined.shape[1:]
-assert (h, w) == (30, 40) or MODEL != "tiny"
+assert (h, w) == (44, 60) or MODEL != "tiny"
 assert result.labels.shape == frames.shape[:3]
 assert set(np.unique(result.labels)) <= set(np.unique(result.refined)), "stage 4 invents no segments"
 assert 2 <= len(np.unique(result.labels)) <= 8

@@ -7,6 +7,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python
@@ -220,12 +222,12 @@ assert tile["curves"]["what is new"][14] > 1.5 * tile["curves"]["the rest"][14]
 # %% [markdown]
 # ## Naming clusters
 # Without a mask, segments have numbers. To give them names: **click** a segment (or drag *segment*), **type** what it is, press Enter. Segments of
-# the same name become one, in all frames at once. "void" leaves a segment out. **Question:** which of these eight are wall?
+# the same name become one, in all frames at once. "void" leaves a segment out. **Question:** which of these six are wall?
 
 # %%
 finder = vs.VidSeg(backbone)
 found = next(finder.cells(frames))
-naming = Naming(finder, found, "../outputs/names")
+naming = Naming(finder, found, "../outputs/names", num_segments=6)
 naming.still()
 
 # %% [markdown]
@@ -238,8 +240,8 @@ naming
 # By code, the same clicks on cup and hand; everything else is wall (`given` has the names by segment). Notice in the picture above that the later frame is renamed too.
 
 # %%
-things = {"cup": [(185, 130)], "hand": [(290, 100)]}
-naming.set(num_segments=8, frame=len(found.frames) - 1)
+things = {"cup": [(180, 175)], "hand": [(265, 122)]}
+naming.set(num_segments=6, frame=len(found.frames) - 1)
 for name, places in things.items():
     for x, y in places:
         naming.click("frame 0", x, y)
@@ -288,14 +290,16 @@ assert min(scores) > 0.4
 # | `restarts` | 3 | 10 | runs of K-means, of which the best is kept |
 # | `neighbours` (k) | 4 | 4 | votes for a cell: more is smoother, and loses what is small |
 # | `weights` | distance | uniform | whether a near neighbour counts more than a far one: with equal votes small things lose |
-# | `max_context` | 4,096 | all | remembered cells, drawn in proportion to the labels: bounds time and memory |
-# | `num_segments` | none | (has a mask) | where the merge tree is cut, in runs without a mask |
+# | `max_context` | 6,144 | all | remembered cells, drawn in proportion to the labels, and cells that K-means sees: bounds time and memory |
+# | `size_weight` | 0.25 | (has a mask) | how much a cluster's size counts when clusters merge: 1 is Ward's cost |
+# | `num_segments` | auto | (has a mask) | where the merge tree is cut, in runs without a mask; "auto": at a jump in the cost of merging |
+# | `births` | 2 | (never) | in runs without a mask: windows in which something unlike all the memory must be there to become a segment |
 # | `window` (`Settings`) | 14 | 14 | frames that are clustered first, and after which the memory moves on |
 
 # %%
 s = Settings()
 own = s.context.num_clusters, s.context.restarts, s.context.neighbours, s.context.max_context, s.window
-assert own == (20, 3, 4, 4096, 14) and (s.context.naming, s.context.memory, s.context.weights) == (
+assert own == (20, 3, 4, 6144, 14) and (s.context.naming, s.context.memory, s.context.weights) == (
     "cells",
     "anchored",
     "distance",

@@ -29,7 +29,7 @@ class StubScene:
     """What a window hands on: names, how many frames were seen, and the sum of their pixels, by which later labels shift."""
 
     def __init__(self, names, frames=0, total=0, lost=()):
-        self.names, self.frames, self.total, self.lost = names, frames, total, lost
+        self.names, self.frames, self.total, self.lost, self.merges = names, frames, total, lost, None
 
     def state(self):
         """As `Scene.state`."""

@@ -109,8 +109,8 @@ LONG = "x = 1\n"
     ("files", "found"),
     [
         ({f"m{n}": "" for n in range(16)}, []),
-        ({f"m{n}": "" for n in range(17)}, ["17 files"]),
-        ({f"m{n}": LONG * 244 for n in range(8)}, ["1952 lines"]),
+        ({f"m{n}": "" for n in range(19)}, ["19 files"]),
+        ({f"m{n}": LONG * 240 for n in range(10)}, ["2400 lines"]),
         ({"io/video": LONG * 2000, "a": LONG * 250}, []),
         ({"a": LONG * 251}, ["a.py: 251 lines"]),
         ({"a": "def f():\n" + "    x = 1\n" * 39}, []),

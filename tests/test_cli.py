@@ -105,7 +105,7 @@ def test_with_a_mask_the_segments_of_a_settings_file_are_left_out(stub, tmp_path
         segment(images, tmp_path / "b", "--settings", tmp_path / "a" / "run.json", "--first-mask", tmp_path / "mask.png") == 0
     )
     numbers = [json.loads((tmp_path / run / "run.json").read_text())["settings"]["context"]["num_segments"] for run in "ab"]
-    assert numbers == [4, None]
+    assert numbers == [4, "auto"]
 
 
 def test_the_reference_can_be_asked_for(stub, tmp_path, images):
@@ -169,7 +169,7 @@ BAD_CLIPS = {
     "cut off": (cut_in_the_middle, ["cut.mp4", "of 48", "--frames"]),
 }
 BAD_OPTIONS = {
-    "clusters above tokens": (["--size", "64x64", "--clusters", "250", "--frames", "0:1"], ["250", "64 tokens"]),
+    "clusters above tokens": (["--size", "64x64", "--clusters", "250", "--frames", "0:1"], ["250", "144 tokens"]),
     "segments above clusters": (["--segments", "30"], ["30", "20"]),
     "no cluster": (["--clusters", "0"], ["num_clusters", "1 or more"]),
     "too many clusters": (["--clusters", "300"], ["300", "255"]),

@@ -5,23 +5,20 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from scipy.cluster.hierarchy import fcluster, linkage
 from sklearn.cluster import KMeans
 from sklearn.neighbors import KNeighborsClassifier
 
 from vidseg_core import ContextSettings, InputError
 from vidseg_core.common import VOID
 from vidseg_core.context import (
-    Clusters,
     SceneContext,
-    cut_merges,
     kmeans,
     lloyd,
-    merge_order,
     name_cells,
     name_clusters,
     stratified_draw,
 )
+from vidseg_core.merging import cut_merges, merge_order, natural_cut
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +64,8 @@ def test_more_clusters_than_tokens_are_refused(count, num_clusters):
 def test_one_cluster(tokens):
     found = kmeans(tokens, ContextSettings(num_clusters=1))
     assert (found.centroids[0] - tokens.mean(0)).abs().max() < 1e-5
-    assert merge_order(found, 0.25).shape == (0, 2) and cut_merges(merge_order(found, 0.25), None).tolist() == [0]
+    order, costs = merge_order(found, 0.25)
+    assert order.shape == (0, 2) and cut_merges(order, None).tolist() == [0] and natural_cut(costs) == 1
 
 
 @pytest.mark.parametrize("weights", ["uniform", "distance"])
@@ -172,41 +170,3 @@ def test_a_cluster_of_void_stays_void():
     cells = torch.tensor([[0, 0, 1, 1]])
     mask = np.array([[VOID, VOID, VOID, 3]])
     assert name_clusters(cells, mask, 2).tolist() == [VOID, 3]
-
-
-def test_merging_is_wards_linkage_of_the_tokens():
-    """SciPy's ward on every centroid repeated as often as it has tokens is the same tree."""
-    rng = np.random.default_rng(2)
-    centroids, sizes = rng.normal(size=(9, 4)), rng.integers(1, 40, 9)
-    order = merge_order(Clusters(torch.from_numpy(centroids).float(), torch.from_numpy(sizes), torch.zeros(1).long(), 0.0), 1.0)
-    tree = linkage(np.repeat(centroids, sizes, axis=0), "ward")
-    owner = np.repeat(np.arange(9), sizes)
-    for num_segments in range(1, 10):
-        theirs = fcluster(tree, num_segments, "maxclust")
-        groups = {frozenset(owner[theirs == g].tolist()) for g in np.unique(theirs)}
-        ours = cut_merges(order, num_segments)
-        assert {frozenset(np.flatnonzero(ours == s).tolist()) for s in np.unique(ours)} == groups
-
-
-def test_what_is_small_and_different_outlasts_what_is_large_and_alike():
-    """Two halves of a wall, 400 tokens each and 1 apart, and a cup, 10 tokens, 4 away from the nearer half: Ward's cost, by
-    hand, is 400 * 400 / 800 * 1 = 200 for the halves and 400 * 10 / 410 * 16 = 156 for half and cup."""
-    centroids, sizes = torch.tensor([[0.0], [1.0], [-4.0]]), torch.tensor([400, 400, 10])
-    clusters = Clusters(centroids, sizes, torch.zeros(1).long(), 0.0)
-    assert merge_order(clusters, 1.0)[0].tolist() == [0, 2], "Ward: the cup goes first"
-    assert merge_order(clusters, 0.25)[0].tolist() == [0, 1]
-
-
-def test_cuts_are_nested_and_keep_numbers():
-    rng = np.random.default_rng(3)
-    order = merge_order(
-        Clusters(torch.from_numpy(rng.normal(size=(20, 4))).float(), torch.arange(1, 21), torch.zeros(1).long(), 0.0), 0.25
-    )
-    finer = cut_merges(order, None)
-    assert finer.tolist() == list(range(20))
-    for num_segments in range(19, 0, -1):
-        coarser = cut_merges(order, num_segments)
-        assert len(np.unique(coarser)) == num_segments
-        assert all(len(np.unique(coarser[finer == s])) == 1 for s in np.unique(finer)), "a cut splits what a finer one joined"
-        assert (coarser != finer).any() and set(coarser) < set(finer)
-        finer = coarser

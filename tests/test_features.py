@@ -9,7 +9,7 @@ from diffusers import EulerDiscreteScheduler
 from sklearn.neighbors import KNeighborsClassifier
 
 from vidseg_core import FeatureSettings, Settings, reference_settings
-from vidseg_core.features import append_position, extract_features, normalise
+from vidseg_core.features import append_position, extract_features, frame_features, normalise
 
 SMALL = (96, 128)
 
@@ -126,3 +126,50 @@ def test_features_tell_the_generated_clips_classes_apart(backbone):
     knn = KNeighborsClassifier(4).fit(context[0].reshape(-1, context.shape[-1]), truth[0].ravel())
     right = knn.predict(context[3].reshape(-1, context.shape[-1])) == truth[3].ravel()
     assert np.mean(right) > 0.97
+
+
+# finer cells
+
+
+def test_scales_stand_side_by_side_on_the_grid_of_the_first(backbone, clip):
+    """At 1.5 times the size there are 1.5 times the cells along each axis; the features of the clip's own size are enlarged."""
+    settings = with_features(backbone, scales=(1.5, 1.0), position=0.2)
+    plain, frames = with_features(backbone, position=0.0), clip.frames[:2]
+    fine, coarse = (extract_features(backbone, backbone.images(frames, size), plain) for size in ((144, 192), SMALL))
+    found = frame_features(backbone, frames, settings)
+    assert found.context.shape == (2, 18, 24, 386) and found.match.shape == (2, 18, 24, 192)
+    enlarged = torch.nn.functional.interpolate(coarse.match.permute(0, 3, 1, 2), size=(18, 24), mode="bilinear")
+    expected = torch.cat([fine.match, enlarged.permute(0, 2, 3, 1)], -1) / 2**0.5
+    assert (found.match - expected).abs().max() < 1e-5
+    y, x = found.context[0, 0, 0, -2:].tolist()
+    assert (y, x) == pytest.approx((-0.2, -0.2)) and (found.context[..., :192] - fine.context / 2**0.5).abs().max() < 1e-5
+
+
+def test_one_scale_is_the_plain_pass(backbone, clip):
+    settings = with_features(backbone, scales=(1.0,))
+    expected = extract_features(backbone, backbone.images(clip.frames[:2], SMALL), settings)
+    found = frame_features(backbone, clip.frames[:2], settings)
+    assert torch.equal(found.context, expected.context) and torch.equal(found.match, expected.match)
+
+
+def test_shifted_passes_are_interleaved(backbone, clip):
+    """Cell (y, x) of twice the grid is cell (y // 2, x // 2) of a pass over frames that begin 2 pixels before or after."""
+    settings, frames = with_features(backbone, scales=(1.0,), shifts=2, position=0.0), clip.frames[:1]
+    found = frame_features(backbone, frames, settings).match
+    assert found.shape == (1, 24, 32, 96)
+    images = torch.nn.functional.pad(backbone.images(frames, SMALL), (2, 2, 2, 2), mode="replicate")
+    plain = with_features(backbone, position=0.0)
+    for y, x in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        part = extract_features(backbone, images[:, :, 4 * y : 4 * y + 96, 4 * x : 4 * x + 128], plain).match
+        assert (found[:, y::2, x::2] - part).abs().max() < 1e-4, (y, x)
+
+
+def test_a_pass_ends_when_all_is_tapped(backbone, images):
+    """The last block, at the highest resolution, is not run for features."""
+    ran = []
+    hook = backbone.unet.up_blocks[2].register_forward_hook(lambda *_: ran.append(1))
+    extract_features(backbone, images[:1], with_features(backbone))
+    assert not ran
+    backbone.denoise(backbone.encode(images[:1]), 20)
+    hook.remove()
+    assert ran == [1]

@@ -261,9 +261,9 @@ def test_a_guidance_of_one_is_none(backbone, images, monkeypatch):
     assert alone.scale is None and almost.scale is not None
 
 
-def test_reference_labels_a_window(backbone, images, clip):
-    settings = reference_settings("tiny")
+def test_reference_labels_a_window(backbone, clip):
+    settings = dataclasses.replace(reference_settings("tiny"), working_size=SMALL)
     cells = torch.from_numpy(clip.labels[:1, 4::8, 4::8].copy())
-    labels = upsample(backbone, images[:1], Votes.certain(cells), SMALL, settings)
+    labels = upsample(backbone, clip.frames[:1], Votes.certain(cells), settings)
     assert labels.shape == (1, *SMALL) and set(labels.unique().tolist()) <= set(cells.unique().tolist())
     assert len(labels.unique()) > 1

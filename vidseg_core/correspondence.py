@@ -1,16 +1,14 @@
 """Stage 3: correspondences let frames vote.
 
-The votes on a cell are those of all cells near by in space and time, weighed by the similarity of their features, as in label
-propagation (Jabri et al. 2020). In the paper the cells along a track vote (VidSeg, section 3.3); a track chooses one cell a
-frame and never corrects an error: see `tracks`, and `paper` for how the paper's code follows them.
+A cell's votes are added to those of its correspondences: in each frame near by in time the most similar cell near its place,
+weighed by similarity, as in label propagation (Jabri et al. 2020). In the paper the cells along a track vote (VidSeg, section
+3.3); there an error in one hop is carried on by all that follow: see `tracks`, and `paper` for how the paper's code goes.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,6 +16,9 @@ from vidseg_core import paper
 from vidseg_core.features import Features
 from vidseg_core.settings import RefineSettings
 from vidseg_core.tracks import find_tracks, track_vote
+
+TIE = 1e-6
+"""Of cells whose cosines differ by less than this times the square of their distance, the nearer one corresponds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,26 +48,35 @@ def refine(
 def neighbour_vote(
     match: Float[Tensor, "f h w e"], coarse: Float[Tensor, "f h w K"], overlap: Overlap | None, settings: RefineSettings
 ) -> Float[Tensor, "f h w K"]:
-    """The mean of the shares of the cells up to `radius` cells and `reach` frames away, each (the cell itself too) with weight
-    exp((cosine - 1) / temperature)."""
+    """The mean of a cell's own shares and those of its correspondences, with weight exp((cosine - 1) / temperature): in each
+    frame up to `reach` away the most similar of the cells up to `radius` away from its place."""
     first = 0 if overlap is None else len(overlap.match)
     if overlap is not None:
         match, coarse = torch.cat([overlap.match, match]), torch.cat([overlap.shares, coarse])
-    unit = F.normalize(match, dim=-1)
-    votes = torch.zeros_like(coarse)
-    for here, there in _neighbours(coarse.shape[:3], settings):
-        cosine = (unit[here] * unit[there]).sum(-1, keepdim=True)
-        votes[here] += ((cosine - 1) / settings.temperature).exp() * coarse[there]
+    unit, votes = F.normalize(match, dim=-1), coarse.clone()
+    for step in range(1, min(settings.reach, len(coarse) - 1) + 1):
+        later, earlier = slice(step, None), slice(None, -step)
+        for here, there in ((later, earlier), (earlier, later)):
+            cosine, cell = most_similar(unit[here], unit[there], settings.radius)
+            cell = cell.flatten(1)[..., None].expand(-1, -1, coarse.shape[-1])
+            heard = coarse[there].flatten(1, 2).gather(1, cell).view_as(coarse[here])
+            votes[here] += ((cosine - 1) / settings.temperature).exp()[..., None] * heard
     return votes[first:] / votes[first:].sum(-1, keepdim=True)
 
 
-def _neighbours(shape: tuple[int, ...], settings: RefineSettings) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
-    """For each offset in time, down and across: the cells that have such a neighbour, and those neighbours."""
-    furthest = (settings.reach, settings.radius, settings.radius)
-    for offsets in product(*(range(-far, far + 1) for far in furthest)):
-        if all(abs(step) < size for step, size in zip(offsets, shape, strict=True)):
-            ends = list(zip(offsets, shape, strict=True))
-            yield (
-                tuple(slice(max(0, -step), size - max(0, step)) for step, size in ends),
-                tuple(slice(max(0, step), size - max(0, -step)) for step, size in ends),
-            )
+def most_similar(
+    here: Float[Tensor, "n h w e"], there: Float[Tensor, "n h w e"], radius: int
+) -> tuple[Float[Tensor, "n h w"], Int[Tensor, "n h w"]]:
+    """For each cell the largest cosine with a cell up to `radius` rows and columns from its place in the other frame, and that
+    cell, y * w + x; of equal ones the nearest. Features are of unit length."""
+    n, h, w, _ = here.shape
+    steps = torch.arange(-radius, radius + 1, device=here.device)
+    padded, rows = F.pad(there, (0, 0, radius, radius, radius, radius)), here.flatten(0, 1)
+    bands = [torch.bmm(rows, padded[:, d : d + h].flatten(0, 1).mT) for d in range(len(steps))]  # all of a row with all
+    cosine = torch.stack([torch.stack([b.diagonal(d, 1, 2) for d in range(len(steps))], -1) for b in bands], -2)
+    y, x = (torch.arange(size, device=here.device)[:, None] + steps for size in (h, w))
+    inside = ((y >= 0) & (y < h))[:, None, :, None] & ((x >= 0) & (x < w))[:, None, :]
+    cosine = cosine.unflatten(0, (n, h)).where(inside, -2)  # below any
+    best = (cosine - TIE * (steps[:, None] ** 2 + steps**2)).flatten(-2).argmax(-1)
+    cell = (y[:, None, :, None] * w + x[:, None, :]).flatten(-2).expand(n, -1, -1, -1)
+    return tuple(of.gather(-1, best[..., None])[..., 0] for of in (cosine.flatten(-2), cell))

@@ -4,12 +4,13 @@ The queries of spatial self-attention in the middle of the UNet's decoder, read 
 noise level, describe what each cell belongs to (VidSeg, section 3.1; the choice of layer follows the paper's code).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
+from torch.nn import functional as F
 
 from vidseg_core import paper
 from vidseg_core.models.backbone import Backbone, Condition
@@ -26,10 +27,48 @@ class Features:
     match: Float[Tensor, "f h w e"]
 
 
-def working_images(backbone: Backbone, frames: UInt8[np.ndarray, "f H W 3"], settings: Settings) -> Float[Tensor, "f 3 h w"]:
-    """Frames as the stages take them: RGB in [-1, 1] at the working size, multiples of `backbone.multiple`."""
+def working_images(
+    backbone: Backbone, frames: UInt8[np.ndarray, "f H W 3"], settings: Settings, scale: float = 1.0
+) -> Float[Tensor, "f 3 h w"]:
+    """Frames as the stages take them: RGB in [-1, 1] at `scale` times the working size, multiples of `backbone.multiple`."""
     size = settings.working_size or backbone.working_size(*frames.shape[1:3])
-    return backbone.images(frames, paper.working_size(*frames.shape[1:3]) if size == "clip" else size)
+    size = paper.working_size(*frames.shape[1:3]) if size == "clip" else size
+    return backbone.images(frames, tuple(max(1, round(side * scale / backbone.multiple)) * backbone.multiple for side in size))
+
+
+def frame_features(backbone: Backbone, frames: UInt8[np.ndarray, "f H W 3"], settings: Settings) -> Features:
+    """Stage 1 for the frames of one window: features at each of `features.scales`, side by side on the grid of the first.
+
+    A cell is as large as the model makes it: a frame seen larger has more cells, which follow borders better.
+    """
+    s, plain = settings.features, replace(settings, features=replace(settings.features, position=0.0))
+    parts = [_shifted(backbone, working_images(backbone, frames, settings, scale), plain) for scale in s.scales]
+    context = _side_by_side([p.context for p in parts])
+    return Features(append_position(context, s.position), _side_by_side([p.match for p in parts]))
+
+
+def _shifted(backbone: Backbone, images: Float[Tensor, "f 3 H W"], settings: Settings) -> Features:
+    """Shift-and-stitch (Long et al. 2015): `shifts` passes along each axis over displaced frames, interleaved."""
+    count, cell = settings.features.shifts, backbone.cell(settings.features.blocks[0])
+    if count == 1:
+        return extract_features(backbone, images, settings)
+    margin, (h, w) = cell // 2, images.shape[2:]
+    padded = F.pad(images, (margin,) * 4, mode="replicate")
+    starts = [round(margin + cell * ((2 * n + 1 - count) / (2 * count))) for n in range(count)]
+    grid = [[extract_features(backbone, padded[:, :, y : y + h, x : x + w], settings) for x in starts] for y in starts]
+
+    def interleave(name: str) -> Float[Tensor, "f h w d"]:
+        rows = [torch.stack([getattr(part, name) for part in row], dim=3).flatten(2, 3) for row in grid]
+        return torch.stack(rows, dim=2).flatten(1, 2)
+
+    return Features(interleave("context"), interleave("match"))
+
+
+def _side_by_side(maps: list[Float[Tensor, "f _ _ d"]]) -> Float[Tensor, "f h w e"]:
+    """Maps on the grid of the first, joined so that tokens of unit length stay of unit length."""
+    size = tuple(maps[0].shape[1:3])
+    resized = (F.interpolate(m.permute(0, 3, 1, 2), size=size, mode="bilinear").permute(0, 2, 3, 1) for m in maps[1:])
+    return torch.cat([maps[0], *resized], dim=-1) / len(maps) ** 0.5
 
 
 def extract_features(backbone: Backbone, images: Float[Tensor, "f 3 H W"], settings: Settings) -> Features:
@@ -76,7 +115,7 @@ def _queries(
     """Context and match queries [f, h, w, d] of one noising of the frames, not normalised."""
     s = settings.features
     paths = tuple(block + QUERY for block in dict.fromkeys(s.blocks + s.match_blocks))
-    with backbone.tap(paths) as taps:
+    with backbone.tap(paths, enough=s.schedule == "direct") as taps:
         if s.schedule == "direct":
             backbone.denoise(latents + backbone.sigma(s.timestep) * noise, s.timestep, condition=condition)
         else:

@@ -39,10 +39,12 @@ BLUR = {"sigma": 3, "radius": 2, "mode": "mirror"}
 def reference_settings(model: str | Model) -> Settings:
     """All settings as the paper's code has them for `model`, a registry entry or its name."""
     return Settings(
-        features=FeatureSettings(noise="independent", schedule="reference", combine="mean", normalise="max", position=0.0),
-        context=ContextSettings(naming="clusters", memory="window", weights="uniform", restarts=10, max_context=None),
+        features=FeatureSettings(noise="independent", schedule="reference", combine="mean", normalise="max", position=0.0,
+                                 scales=(1.0,)),
+        context=ContextSettings(naming="clusters", memory="window", weights="uniform", restarts=10, max_context=None,
+                                num_segments=None, births=0),
         refine=RefineSettings(method="reference"),
-        upsample=UpsampleSettings(strategy="reference", strength=50.0),
+        upsample=UpsampleSettings(strategy="reference", strength=50.0, edges=0.0),
         working_size="clip",
     ).resolve(find_model(model) if isinstance(model, str) else model)  # fmt: skip
 

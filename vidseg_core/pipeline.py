@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import ArrayLike
 from vidseg_core.common import InputError
 from vidseg_core.context import Votes
 from vidseg_core.correspondence import refine
-from vidseg_core.features import Features, extract_features, working_images
+from vidseg_core.features import Features, frame_features, working_images
 from vidseg_core.models.backbone import Backbone
 from vidseg_core.models.watch import Progress, Watch
 from vidseg_core.scene import Scene, check_mask, open_scene
@@ -87,7 +88,7 @@ class VidSeg:
     ):
         self.backbone = backbone
         self.settings = (settings or Settings()).resolve(backbone.model)
-        self.extract = extract or (lambda frames: extract_features(backbone, self.images(frames), self.settings))
+        self.extract = extract or (partial(frame_features, backbone, settings=self.settings))
         backbone.check(self.settings)
 
     def __call__(
@@ -109,7 +110,8 @@ class VidSeg:
             results.append(replace(r, frames=frames[:0], features=r.features if keep else None))
             results[-2:-1] = [replace(before, scene=r.scene) for before in results[-2:-1]]  # memory holds the newest alone
         maps = {k: np.concatenate([getattr(r, k) for r in results]) for k in ("coarse", "refined", "confidence", "labels")}
-        votes = tuple(np.concatenate([r.votes[i] for r in results]) for i in range(2))
+        known = results[-1].scene.context.count
+        votes = tuple(np.concatenate([_widen(r.votes[i], known) for r in results]) for i in range(2))
         features = None
         if keep:
             features = Features(*(torch.cat([getattr(r.features, part) for r in results]) for part in ("context", "match")))
@@ -153,8 +155,7 @@ class VidSeg:
 
     def enlarge(self, frames: Frames, votes: Votes) -> Pixels:
         """Stage 4: labels of pixels from the votes on cells."""
-        size = frames.shape[1:3]
-        return upsample(self.backbone, self.images(frames), votes, size, self.settings).cpu().numpy()
+        return upsample(self.backbone, frames, votes, self.settings).cpu().numpy()
 
     def _start(self, frames: Iterable[np.ndarray], first_mask: Any, names: Any, scene: Scene | None) -> "_Start":
         """Check what is given, the first window included."""
@@ -191,6 +192,11 @@ class VidSeg:
             coarse=before.labels.cpu().numpy(), refined=votes.labels.cpu().numpy(), confidence=votes.confidence.cpu().numpy(),
             labels=labels, votes=(coarse.cpu().numpy(), refined.cpu().numpy()), scene=after, seconds=watch.seconds,
         )  # fmt: skip
+
+
+def _widen(shares: Shares, count: int) -> Float[np.ndarray, "n h w count"]:
+    """Shares of `count` labels: none for those that were born later."""
+    return np.pad(shares, [(0, 0)] * 3 + [(0, count - shares.shape[-1])])
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,15 @@ import numpy as np
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
+from torch.nn.functional import pad
 
 from vidseg_core import paper
+from vidseg_core.births import Strangers, meet
 from vidseg_core.common import VOID, InputError
-from vidseg_core.context import SceneContext, Votes, cut_merges, kmeans, merge_order, name_cells
+from vidseg_core.context import SceneContext, Votes, kmeans, name_cells
 from vidseg_core.correspondence import Overlap
 from vidseg_core.features import Features
+from vidseg_core.merging import cut_merges, merge_order, natural_cut
 from vidseg_core.settings import Settings
 
 
@@ -25,7 +28,8 @@ class Scene:
     `context`: what is remembered. `overlap`: the last `reach` frames, which vote on the next window's first. `frames`: how many
     it has seen. `segment` [K]: the number that stands in the results for each label that `context` knows, a class of the mask
     (255 is void) or the segment of a cluster; `names` of those numbers; `merges`: the order in which clusters merge, in
-    label-free runs; `given`: the names that the user gave; `lost`: classes of the mask without a cell or cluster of their own.
+    label-free runs (labels behind these clusters were born later); `strangers`: what may be born; `given`: the names that the
+    user gave; `lost`: classes of the mask without a cell or cluster of their own.
     """
 
     context: SceneContext
@@ -37,6 +41,7 @@ class Scene:
     reach: int = 0
     overlap: Overlap | None = None
     frames: int = 0
+    strangers: Strangers | None = None
 
     def predict(self, features: Features) -> Float[Tensor, "f h w K"]:
         """Stage 2 for one window: the coarse shares of its cells, of the labels that the context knows (`named` translates)."""
@@ -47,12 +52,24 @@ class Scene:
         overlap, so that refinement hears the same over a seam as within a window."""
         last = slice(max(0, len(refined) - self.reach), None)
         overlap = Overlap(features.match[last].clone(), coarse[last].clone())  # clones, or the whole window stays in memory
-        context = self.context.after(features.context, refined.argmax(-1))
-        return replace(self, context=context, overlap=overlap, frames=self.frames + len(refined))
+        context, strangers = self.context.after(features.context, refined.argmax(-1)), None
+        most = 0 if self.merges is None else min(2 * len(self.merges) + 2, VOID)  # as many born as there were, or none
+        if (births := self.context.settings.births) and self.context.count < most:
+            known = self.strangers or Strangers(context.tokens[:0], 0)
+            context, strangers = meet(self.context, context, known, births)
+        scene = replace(self, context=context, overlap=overlap, frames=self.frames + len(refined), strangers=strangers)
+        return scene if context.count == self.context.count else scene.with_newborn()
+
+    def with_newborn(self) -> "Scene":
+        """A number and a name for the label that the context has and the scene lacks."""
+        number, overlap = len(self.segment), replace(self.overlap, shares=pad(self.overlap.shares, (0, 1)))
+        names = dict(sorted({**self.names, number: f"segment {number}"}.items()))
+        return replace(self, segment=np.append(self.segment, number), names=names, overlap=overlap)
 
     def named(self, shares: Float[Tensor, "f h w K"]) -> Votes:
-        """Shares of `predict` or `refine` as votes for the numbers of the results: what became one segment is added up."""
-        numbers, column = torch.from_numpy(self.segment).to(shares.device).unique(return_inverse=True)
+        """Shares of `predict` or `refine` as votes for the numbers of the results: what became one segment is added up. Shares
+        of an earlier window lack the labels that were born since."""
+        numbers, column = torch.from_numpy(self.segment[: shares.shape[-1]]).to(shares.device).unique(return_inverse=True)
         sums = shares.new_zeros(*shares.shape[:3], len(numbers)).index_add_(-1, column, shares)
         return Votes(sums, numbers.long())
 
@@ -62,7 +79,8 @@ class Scene:
             raise InputError("this run has the classes of its mask; only a label-free run can change its number of segments")
         if num_segments is not None and not 1 <= num_segments <= len(self.merges) + 1:
             raise InputError(f"{num_segments} segments cannot be had: give 1 to {len(self.merges) + 1}, the clusters")
-        segment, first = cut_merges(self.merges, num_segments), {}
+        born, first = np.arange(len(self.merges) + 1, self.context.count), {}
+        segment = np.concatenate([cut_merges(self.merges, num_segments), born])
         names = {n: f"segment {n}" for n in np.unique(segment).tolist()} | {VOID: "void"}
         for number in sorted(set(self.given) & set(names)):
             owner = first.setdefault(self.given[number], number)
@@ -76,21 +94,33 @@ class Scene:
         arrays = {"tokens": self.context.tokens, "labels": self.context.labels}
         if self.overlap is not None:
             arrays |= {"overlap_match": self.overlap.match, "overlap_shares": self.overlap.shares}
-        numbers = {"anchored": np.array(self.context.anchored), "frames": np.array(self.frames), "segment": self.segment}
+        if self.strangers is not None:
+            arrays["strange"] = self.strangers.tokens
+        numbers = {
+            "windows": np.array(self.strangers.windows if self.strangers else 0),
+            "anchored": np.array(self.context.anchored),
+            "frames": np.array(self.frames),
+            "segment": self.segment,
+        }
         merges = {} if self.merges is None else {"merges": self.merges}
         return {**{k: a.cpu().numpy() for k, a in arrays.items()}, **numbers, **merges, "words": np.array(json.dumps(words))}
 
     @classmethod
     def from_state(cls, state: Mapping[str, np.ndarray], settings: Settings, device: torch.device | str = "cpu") -> "Scene":
         """The inverse of `state`, under the settings of the run that it comes from. Raises InputError for other arrays."""
-        arrays = {k: torch.from_numpy(a).to(device) for k, a in state.items() if k in ("tokens", "labels") or "overlap" in k}
+        arrays = {
+            k: torch.from_numpy(a).to(device)
+            for k, a in state.items()
+            if k in ("tokens", "labels", "strange") or "overlap" in k
+        }
         try:
             count, anchored = len(state["segment"]), int(state["anchored"])
             context = SceneContext(arrays["tokens"], arrays["labels"], count, anchored, settings.context, settings.seed)
             words, frames = json.loads(str(state["words"])), int(state["frames"])
             overlap = Overlap(arrays["overlap_match"], arrays["overlap_shares"]) if "overlap_match" in state else None
+            strangers = Strangers(arrays["strange"], int(state["windows"])) if "strange" in state else None
             return cls(context, state["segment"], dict(words["names"]), state.get("merges"), dict(words["given"]),
-                       tuple(words["lost"]), settings.refine.reach, overlap, frames)  # fmt: skip
+                       tuple(words["lost"]), settings.refine.reach, overlap, frames, strangers)  # fmt: skip
         except KeyError as error:
             raise InputError(f"the saved scene lacks {error}: it is damaged or of another version, so start anew") from error
 
@@ -105,12 +135,12 @@ def open_scene(
     tokens = features.context.flatten(0, 2)
     clusters = kmeans(tokens, settings.context, settings.seed)
     context = SceneContext.begin(tokens, clusters.labels, settings.context, settings.seed)
-    merges, names = merge_order(clusters, settings.context.size_weight), names or {}
-    scene = Scene(context, np.arange(context.count), {}, merges, reach=settings.refine.reach)
-    scene = scene.cut(settings.context.num_segments)
+    (merges, costs), names = merge_order(clusters, settings.context.size_weight), names or {}
+    count = natural_cut(costs) if settings.context.num_segments == "auto" else settings.context.num_segments
+    scene = Scene(context, np.arange(context.count), {}, merges, reach=settings.refine.reach).cut(count)
     if unknown := sorted(set(names) - (set(scene.names) - {VOID})):
         raise InputError(f"there is a name for segment {unknown[0]}, but this run makes {sorted(set(scene.names) - {VOID})}")
-    return replace(scene, given=names).cut(settings.context.num_segments)
+    return replace(scene, given=names).cut(count)
 
 
 def _named_scene(features: Features, settings: Settings, mask: np.ndarray, names: dict[int, str]) -> Scene:
@@ -148,7 +178,7 @@ def check_mask(mask: np.ndarray, size: tuple[int, int], settings: Settings) -> I
         raise InputError(
             f"the first-frame mask has {len(classes)} classes, but only {clusters} clusters are to be named: raise num_clusters"
         )
-    if settings.context.num_segments is not None:
+    if isinstance(settings.context.num_segments, int):
         raise InputError(
             "num_segments is for label-free runs: with a first-frame mask its classes are the segments, so leave it out"
         )

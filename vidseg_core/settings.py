@@ -54,6 +54,12 @@ class FeatureSettings:
     schedule: Literal["direct", "reference"] = "direct"
     """"direct": one unguided pass. "reference": the guided Euler steps before it are run too, as the paper's code does, with
     the steps, the start and the guidance of `paper`, and from a sample of the autoencoder's posterior."""
+    scales: tuple[float, ...] | None = None
+    """Multiples of the working size at which frames are seen: the first makes the cells, the features of others stand beside
+    its own. Paper: 1. The tiny model: 1.5, which is worth its 2.4 times the time (`benchmarks/ablation.py`)."""
+    shifts: int = 1
+    """Passes along each axis over frames displaced by a part of a cell, interleaved: 2 makes four times the passes and cells
+    at the scale that the model knows."""
     position: float | None = None
     """Weight of two extra channels (y, x in [-1, 1]) in the context features; 0 leaves them out, as the paper does."""
     chunk: int = 8
@@ -80,10 +86,15 @@ class ContextSettings:
     weights: Literal["distance", "uniform"] = "distance"
     """What a neighbour's vote counts: 1 / its distance, or 1 (paper). Of equal votes two against two tie, and the smaller class
     number wins, whatever it stands for: small objects lose cells by that."""
-    max_context: int | None = 4096
-    """Reference tokens kept, drawn by seed and stratified by label: bounds time and memory. None (paper): all."""
-    num_segments: int | None = None
-    """Label-free runs: cut the merge tree of the clusters at this many segments. None: every cluster is a segment."""
+    max_context: int | None = 6144
+    """Reference tokens kept, drawn by seed and stratified by label, and tokens that K-means sees: bounds time and memory. Half
+    of them are anchored: room for all of frame 0 with the tiny model. None (paper): all."""
+    num_segments: int | Literal["auto"] | None = "auto"
+    """Label-free runs: cut the merge tree of the clusters at this many segments; "auto": where the cost of merging jumps
+    (`merging.natural_cut`). None (paper): every cluster is a segment."""
+    births: int = 2
+    """Label-free runs: windows in a row in which something unlike all that is remembered must be there to become a segment
+    (`births`); 0: never, as in the paper."""
     size_weight: float = 0.25
     """What a cluster of n tokens weighs in that tree: n to this power. Ward's cost has 1, and so merges what is small first,
     however different it is (`benchmarks/label_free.py`)."""
@@ -94,16 +105,15 @@ class RefineSettings:
     """Stage 3: neighbours in space and time vote, or the cells along a track."""
 
     method: Literal["neighbours", "tracks", "reference", "none"] = "neighbours"
-    """Who votes on a cell: the cells around it in this frame and those near it in time, by similarity ("neighbours"), or its
-    track ("tracks"; "reference": the paper's code), whose errors add up from hop to hop. "none" hands the coarse map on: for
+    """Who votes on a cell: it and its correspondences in the frames near by ("neighbours"), or the cells along its track
+    ("tracks"; "reference": the paper's code), whose errors add up from hop to hop. "none" hands the coarse map on: for
     ablation."""
-    radius: int = 1
-    """"neighbours": cells to each side."""
+    radius: int = 2
+    """"neighbours": cells to each side of its place among which a cell's correspondence is sought."""
     reach: int = 2
     """"neighbours": frames to each side, over window seams too."""
-    temperature: float = 0.15
-    """"neighbours" vote with weight exp((cosine - 1) / temperature). 0.1 to 0.2 make little difference; much below it only a
-    cell's own label counts, above it small objects are outvoted."""
+    temperature: float = 0.5
+    """"neighbours" vote with weight exp((cosine - 1) / temperature). Below 0.1 only a cell's own votes count."""
     max_jump: int = 1
     """"tracks": cells that a hop may cover along each axis. Paper: 1, that is 8 or 16 pixels of motion between two frames."""
     majority: float = 0.7
@@ -124,18 +134,20 @@ class UpsampleSettings:
     """Noise level of the modulated step of "direct"."""
     strength: float | None = None
     """lambda: the constant that is added and subtracted inside the mask."""
-    difference: Literal["one-sided", "two-sided"] = "two-sided"
-    """"direct": response to +lambda against -lambda (paper), or against no modulation ("one-sided"), which is run anyway: a
-    quarter less time, and a little less on a clip whose objects are large."""
+    difference: Literal["one-sided", "two-sided"] = "one-sided"
+    """"direct": response to +lambda against no modulation, which is run anyway, or against -lambda (paper), which costs as much
+    again."""
     separation: int | None = 1
     """"direct": masks that are more than so many cells apart are modulated in one pass. None: each mask alone. With 1,
     5 passes do for 20 masks, a number that stops growing with K, and 99.1 % of pixels are as with None; with 2, one pass more
     and 99.4 % (`benchmarks/colouring.py`)."""
+    edges: float = 0.5
+    """Radius, in cells, of the squares in which scores follow the frame's edges (`edges`); 0: nowhere, as in the paper."""
     damping: float = 0.0
     """Weight of the response outside the (blurred) coarse mask. Paper: 0.7, with which far halos win pixels."""
-    floor: float = 0.2
+    floor: float = 2.0
     """Added to a response, whose full strength is 1, before it is weighed by the votes: where nothing responds, they decide."""
-    peak: float = 0.99
+    peak: float = 0.9
     """Quantile of a mask's response over the frame that counts as its full strength. Paper: 1, the maximum, a single pixel."""
     chunk: int = 16
     """Images per UNet pass; memory, not results beyond rounding, depends on it. A video model takes at least a window."""
@@ -186,7 +198,8 @@ class Settings:
     def resolve(self, model: "Model") -> "Settings":
         """Fill every None that differs by model from its registry entry."""
         features = _fill(self.features, blocks=model.blocks, match_blocks=model.match_blocks, timestep=model.feature_timestep,
-                         combine=model.combine, normalise=model.normalise, position=model.position)  # fmt: skip
+                         combine=model.combine, normalise=model.normalise, position=model.position,
+                         scales=model.scales)  # fmt: skip
         upsample = _fill(self.upsample, strategy=model.strategy, block=model.modulated, timestep=model.modulation_timestep,
                          strength=model.strength)  # fmt: skip
         paper = _fill(self.paper, start_step=model.start_step, blend_until=model.blend_until, guidance=model.guidance)

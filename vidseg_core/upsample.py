@@ -6,18 +6,23 @@ section 3.4, after EmerDiff, Namekata et al. 2024). The mask with the largest no
 `modulation` runs the network; here its responses become labels.
 """
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int, Integer
+from jaxtyping import Float, Int, Integer, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
 from vidseg_core import paper
 from vidseg_core.common import enlarge
 from vidseg_core.context import Votes
+from vidseg_core.edges import Guide
+from vidseg_core.features import working_images
 from vidseg_core.models.backbone import Backbone
-from vidseg_core.modulation import NoisyWindow, Prediction, predict_masks
+from vidseg_core.modulation import Group, NoisyWindow, Prediction, owners, predict_masks
 from vidseg_core.settings import Settings, UpsampleSettings
 
+FLAT = 1e-3
+"""Variance of colour, in 0..1, below which the guided filter takes a place for one of one colour."""
 BLUR_SIZE, BLUR_SIGMA = 5, 3.0
 """The Gaussian on a response map, in pixels across and its standard deviation, as the paper has it."""
 SILENT = 1e-6
@@ -25,16 +30,19 @@ SILENT = 1e-6
 
 
 def upsample(
-    backbone: Backbone, images: Float[Tensor, "f 3 H W"], votes: Votes, size: tuple[int, int], settings: Settings
-) -> Int[Tensor, "f height width"]:
-    """Labels at `size` = (height, width) of the frames, int16, for the votes on cells; `images` as from `working_images`.
+    backbone: Backbone, frames: UInt8[np.ndarray, "f H W 3"], votes: Votes, settings: Settings
+) -> Int[Tensor, "f H W"]:
+    """Labels of the frames' pixels, int16, for the votes on cells. `settings` must be resolved.
 
     A running maximum over scores: memory does not grow with the number of labels. A label takes part in a frame only if it wins
     a cell there; the cells that it wins are its mask.
     """
-    s, cells = settings.upsample, votes.labels
-    labels = enlarge(cells, size).to(torch.int16)
+    s, cell, size = settings.upsample, backbone.cell(settings.upsample.block), frames.shape[1:3]
+    images = working_images(backbone, frames, settings)
+    cells = modulated_cells(votes, (images.shape[2] // cell, images.shape[3] // cell))
+    labels = enlarge(votes.labels, size).to(torch.int16)
     best = torch.zeros(labels.shape, device=cells.device)
+    guide = frame_edges(backbone, frames, images, s)
     latents = backbone.encode(images, settings.seed if s.strategy == "reference" else None)
     noise = backbone.noise(latents, settings.seed, settings.features.noise == "shared").expand_as(latents)
     window = NoisyWindow(latents, noise, backbone.condition(images, settings.condition, settings.seed))
@@ -43,25 +51,59 @@ def upsample(
     else:
         predictions = paper.predict_masks(backbone, window, cells, s, settings.paper)
     for prediction in predictions:
-        group = prediction.group
-        scores = paper.score(backbone, prediction, size) if s.strategy == "reference" else score(backbone, prediction, votes, s)
-        for frame, owner, map_ in zip(group.frames.tolist(), group.owners, scores, strict=True):
-            claim(labels[frame], best[frame], owner, map_)
+        frames_of, owner_of = prediction.group.frames, prediction.group.owners
+        if s.strategy == "reference":
+            scores = paper.score(backbone, prediction, size)
+        else:
+            owner_of = fine_owners(prediction.group, votes)
+            scores = score(backbone, prediction, votes, owner_of, s)
+        for frame, owner, map_ in zip(frames_of.tolist(), owner_of, scores, strict=True):
+            claim(labels[frame], best[frame], owner, guide.follow(frame, map_) if guide else map_)
     return labels
 
 
-def score(backbone: Backbone, prediction: Prediction, votes: Votes, settings: UpsampleSettings) -> Float[Tensor, "n H W"]:
+def frame_edges(
+    backbone: Backbone, frames: UInt8[np.ndarray, "f H W 3"], images: Float[Tensor, "f 3 h w"], settings: UpsampleSettings
+) -> Guide | None:
+    """What scores follow, or None if they follow nothing, as in the paper's code."""
+    if not settings.edges or settings.strategy == "reference":
+        return None
+    return Guide.of(frames, images / 2 + 0.5, max(1, round(settings.edges * backbone.cell(settings.block))), FLAT)
+
+
+def modulated_cells(votes: Votes, grid: tuple[int, int]) -> Int[Tensor, "f h w"]:
+    """Labels on the grid of the modulated layer, maybe coarser than that of the votes; what wins there has a cell here."""
+    fine, pooled = votes.shares.argmax(-1), F.adaptive_avg_pool2d(votes.shares.permute(0, 3, 1, 2), grid)
+    wins = F.one_hot(fine.flatten(1), len(votes.numbers)).amax(1)
+    columns = pooled.masked_fill(wins[..., None, None] == 0, -1).argmax(1)
+    for frame, found in enumerate(columns):
+        for lost in set(wins[frame].nonzero()[:, 0].tolist()) - set(found.unique().tolist()):
+            found.view(-1)[pooled[frame, lost].argmax()] = lost
+    return votes.numbers[columns]
+
+
+def fine_owners(group: Group, votes: Votes) -> Integer[Tensor, "n h w"]:
+    """Owners on the grid of the votes: to each cell the nearest that one of the row's labels wins, for a thing may have a cell
+    here and none on the grid of the masks."""
+    labels = votes.labels[group.frames]
+    rows = [owners(won.cpu(), torch.isin(won, row.unique()).cpu()) for won, row in zip(labels, group.owners, strict=True)]
+    return torch.stack(rows).to(labels.device)
+
+
+def score(
+    backbone: Backbone, prediction: Prediction, votes: Votes, owner: Integer[Tensor, "n h w"], settings: UpsampleSettings
+) -> Float[Tensor, "n y x"]:
     """Scores at the working size, of the Euclidean RGB distance between the two decoded predictions."""
-    difference, group = backbone.decode_difference(prediction.plus, prediction.minus), prediction.group
-    column = torch.searchsorted(votes.numbers, group.owners.long())
-    shares = votes.shares[group.frames].gather(-1, column[..., None])[..., 0]
-    return score_responses(torch.linalg.vector_norm(difference, dim=1), shares, group.owners, settings)
+    difference = backbone.decode_difference(prediction.plus, prediction.minus)
+    column = torch.searchsorted(votes.numbers, owner.long())
+    shares = votes.shares[prediction.group.frames].gather(-1, column[..., None])[..., 0]
+    return score_responses(torch.linalg.vector_norm(difference, dim=1), shares, owner, settings)
 
 
 def score_responses(
     responses: Float[Tensor, "n H W"],
     shares: Float[Tensor, "n h w"],
-    owners: Integer[Tensor, "n h w"],
+    owners: Integer[Tensor, "n y x"],
     settings: UpsampleSettings,
 ) -> Float[Tensor, "n H W"]:
     """Blurred, divided by the peak of each mask (0 for one that did not respond), raised by `floor`, times the share of the

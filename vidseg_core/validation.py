@@ -4,10 +4,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from vidseg_core.common import InputError
 
-COUNTS = ("features.ensemble", "features.chunk", "context.num_clusters", "context.restarts", "context.neighbours",
-          "context.max_context", "context.num_segments", "upsample.chunk", "paper.steps", "window")  # fmt: skip
-DISTANCES = ("refine.max_jump", "refine.radius", "refine.reach", "upsample.separation", "upsample.floor",
-             "paper.start_step")  # fmt: skip
+COUNTS = ("features.ensemble", "features.shifts", "features.chunk", "context.num_clusters", "context.restarts",
+          "context.neighbours", "context.max_context", "context.num_segments", "upsample.chunk", "paper.steps",
+          "window")  # fmt: skip
+DISTANCES = ("refine.max_jump", "refine.radius", "refine.reach", "context.births", "upsample.separation", "upsample.floor",
+             "upsample.edges", "paper.start_step")  # fmt: skip
 SHARES = ("upsample.damping", "upsample.peak", "refine.majority", "context.size_weight")
 
 
@@ -23,13 +24,15 @@ def check(settings: Any) -> None:
         raise InputError(f"refine.temperature is {settings.refine.temperature}; give more than 0")
     if (paper.start_step or 0) >= paper.steps:
         raise InputError(f"paper.start_step is {paper.start_step}; give one of 0..{paper.steps - 1}")
+    if settings.features.scales is not None and not (settings.features.scales and min(settings.features.scales) > 0):
+        raise InputError(f"features.scales is {settings.features.scales}; give one or more numbers above 0, such as (1.5, 1)")
     if isinstance(settings.working_size, tuple) and len(settings.working_size) != 2:
         raise InputError(f"working_size is {settings.working_size}; give (height, width)")
     if not 0 <= settings.seed < 2**63:
         raise InputError(f"seed is {settings.seed}; give 0 or more, below 2**63")
     if c.num_clusters > 255:
         raise InputError(f"context.num_clusters is {c.num_clusters}; masks hold numbers 0..254, so give at most 255")
-    if c.num_segments is not None and c.num_segments > c.num_clusters:
+    if isinstance(c.num_segments, int) and c.num_segments > c.num_clusters:
         raise InputError(f"{c.num_segments} segments cannot be cut from {c.num_clusters} clusters; ask for fewer segments or "
                          "more clusters")  # fmt: skip
     least = c.num_clusters * c.neighbours * (2 if c.memory == "anchored" else 1)
@@ -42,7 +45,7 @@ def _check_range(settings: Any, names: tuple[str, ...], lowest: float, remedy: s
     for name in names:
         part, _, field = name.rpartition(".")
         value = getattr(getattr(settings, part) if part else settings, field)
-        if value is not None and not lowest <= value <= highest:
+        if value is not None and value != "auto" and not lowest <= value <= highest:
             raise InputError(f"{name} is {value}; {remedy}")
 
 

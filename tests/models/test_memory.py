@@ -75,14 +75,14 @@ def test_labels_do_not_depend_on_memory(backbone, images, clip, monkeypatch):
     settings = Settings(working_size=(96, 128)).resolve(backbone.model)
     cells = torch.from_numpy(clip.labels[:3, 4::8, 4::8].copy())
     features = extract_features(backbone, images, settings)
-    labels = upsample(backbone, images[:3], Votes.certain(cells), (96, 128), settings)
+    labels = upsample(backbone, clip.frames[:3], Votes.certain(cells), settings)
     monkeypatch.setattr(backbone.unet, "forward", full_beyond(5, backbone.unet.forward))
     monkeypatch.setattr(backbone, "pieces", Pieces())
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         again = extract_features(backbone, images, settings)
         assert (again.context - features.context).abs().max() < 1e-4
-        assert (upsample(backbone, images[:3], Votes.certain(cells), (96, 128), settings) == labels).float().mean() > 0.9999
+        assert (upsample(backbone, clip.frames[:3], Votes.certain(cells), settings) == labels).float().mean() > 0.9999
     assert sum("out of memory" in str(w.message) for w in said) == 1
 
 

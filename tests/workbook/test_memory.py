@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from vidseg_core import ContextSettings, RefineSettings, Settings, VidSeg
+from vidseg_core import ContextSettings, FeatureSettings, RefineSettings, Settings, VidSeg
 from vidseg_core.workbook import memory
 
 CONTEXT = ContextSettings(num_clusters=6, restarts=1)
@@ -15,8 +15,8 @@ def test_memory_is_that_of_the_pipeline(backbone, clip, features):
     kept = {}
     for keeps in ("anchored", "window"):
         how = replace(CONTEXT, memory=keeps)
-        settings = Settings(context=how, working_size=(96, 128), window=3, refine=RefineSettings(method="none"))
-        whole = VidSeg(backbone, settings)(clip.frames, keep=())
+        stages = {"features": FeatureSettings(scales=(1.0,)), "context": how, "refine": RefineSettings(method="none")}
+        whole = VidSeg(backbone, Settings(**stages, working_size=(96, 128), window=3))(clip.frames, keep=())
         kept[keeps] = memory.run_memory(features.context, CONTEXT, 3, keeps)
         assert (kept[keeps].labels == whole.votes[0].argmax(-1)).all()
         assert kept[keeps].distance[:3].max() < 0.005 and kept[keeps].distance[3:].min() > 0.05

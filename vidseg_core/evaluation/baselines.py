@@ -132,7 +132,8 @@ class FrameMethod(CellMethod):
 
     def _cluster(self, tokens: Float[Tensor, "n d"]) -> Clusters:
         s = self.settings.context
-        return kmeans(tokens, replace(s, num_clusters=s.num_segments or s.num_clusters), self.settings.seed)
+        count = s.num_segments if isinstance(s.num_segments, int) else s.num_clusters
+        return kmeans(tokens, replace(s, num_clusters=count), self.settings.seed)
 
 
 @dataclass(frozen=True)

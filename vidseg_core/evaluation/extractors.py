@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vidseg_core.common import InputError
-from vidseg_core.features import Features, append_position, extract_features, normalise, working_images
+from vidseg_core.features import Features, append_position, frame_features, normalise, working_images
 from vidseg_core.models.backbone import Backbone
 from vidseg_core.settings import Settings
 
@@ -26,7 +27,7 @@ CHUNK = 8
 
 def model_features(backbone: Backbone, settings: Settings) -> Extractor:
     """Stage 1 of VidSeg; `settings` must be resolved."""
-    return lambda frames: extract_features(backbone, working_images(backbone, frames, settings), settings)
+    return partial(frame_features, backbone, settings=settings)
 
 
 def colour_features(backbone: Backbone, settings: Settings) -> Extractor:

@@ -26,6 +26,7 @@ from vidseg_core.settings import Settings
 
 if TYPE_CHECKING:
     from vidseg_core.pipeline import VidSeg
+    from vidseg_core.scene import Scene
 
 Tick = Callable[[str, float], None]
 """Called with a stage and how many frames more have passed it."""
@@ -131,13 +132,22 @@ def _segment(job: Job, vidseg: "VidSeg", folder: UnfinishedFolder, done: RunStat
         if not done.frames:  # the first of a new run: only now is it clear that there will be one
             folder.clear()
         write_masks(folder.partial / "masks", done.frames, window.labels)
-        if not done.frames and window.scene.lost:
-            lost = ", ".join(window.scene.names[n] for n in window.scene.lost)
-            print(f"too small in the first mask for a cell (or cluster) of its own: {lost}", file=sys.stderr)
+        if not done.frames:
+            _tell_scene(window.scene, vidseg.settings)
         done = done.after(window)
         done.write(folder.state)
         del window  # or it stays in memory while the next one is made
     return done
+
+
+def _tell_scene(scene: "Scene", settings: Settings) -> None:
+    """What the first window settled, where it may not be what was meant."""
+    if scene.lost:
+        lost = ", ".join(scene.names[n] for n in scene.lost)
+        print(f"too small in the first mask for a cell (or cluster) of its own: {lost}", file=sys.stderr)
+    if scene.merges is not None and settings.context.num_segments == "auto":
+        found = len(set(scene.segment.tolist()))
+        print(f"{found} segments, at a jump in the cost of merging; --segments N makes N of them", file=sys.stderr)
 
 
 def _write_rest(job: Job, folder: UnfinishedFolder, done: RunState, tick: Tick) -> None:

@@ -7,6 +7,9 @@ from vidseg_core.common import InputError
 CONSTANTS = {"features": {"padding": 0}, "context": {"max_iterations": 100},
              "upsample": {"blur_size": 5, "blur_sigma": 3.0}}  # fmt: skip
 """What was a setting in version 0.1 and is a constant now."""
+SINCE = {"features": {"scales": [1.0]}, "context": {"size_weight": 1.0, "births": 0},
+         "upsample": {"difference": "two-sided", "edges": 0.0}}  # fmt: skip
+"""What is a setting now, as version 0.1 did it."""
 TRACKS = {
     "tracks": {"anchor": "none", "jump": "absolute", "on_jump": "cut", "precision": "subcell", "start": "uncovered",
                "collision": "similarity"},
@@ -37,7 +40,7 @@ def current_settings(data: Any) -> Any:
             found = data.get(part, {}).pop(name, value)
             if found not in (value, None):
                 raise InputError(f"{part}.{name} is {found} in these settings of version 0.1; now it is always {value}")
-    refine, upsample = data.get("refine", {}), data.get("upsample", {})
+    refine, upsample = data.get("refine", {}), data.setdefault("upsample", {})
     if refine.get("method") == "tracks":
         _choose(refine, "method", "refine", TRACKS)
     for name in TRACKS["tracks"]:
@@ -48,6 +51,9 @@ def current_settings(data: Any) -> Any:
         raise InputError("upsample has the paper's responses without its schedule; this version computes both or none")
     for name in (*SCORES["guided"], "mask_blur"):  # masks were blurred; votes are soft
         upsample.pop(name, None)
+    for part, values in SINCE.items():
+        for name, value in values.items():
+            data.setdefault(part, {}).setdefault(name, value)
     data["paper"] = {name: upsample.pop(name) for name in SCHEDULE if name in upsample}
     return data
 

@@ -167,9 +167,13 @@ class Backbone:
         scaled = lambda part: work(slice(part.start * unit, part.stop * unit))  # noqa: E731
         return self.pieces.run(images // unit, max(1, size // unit), scaled)
 
-    def tap(self, paths: tuple[str, ...]) -> AbstractContextManager[dict[str, Tensor]]:
+    def cell(self, block: str) -> int:
+        """Pixels across a cell of a block of the decoder, whose blocks double the resolution one after the other."""
+        return self.multiple // 2 ** int(block.split(".")[1])
+
+    def tap(self, paths: tuple[str, ...], enough: bool = False) -> AbstractContextManager[dict[str, Tensor]]:
         """Read module outputs during passes; see `hooks.tapped`."""
-        return hooks.tapped(self.unet, paths)
+        return hooks.tapped(self.unet, paths, enough)
 
     def edit(self, edits: dict) -> AbstractContextManager[None]:
         """Change module outputs during passes; see `hooks.edited`."""

@@ -5,25 +5,33 @@ pass computed up to a module, and `replayed` lets a later pass start from there.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
 
+class _Enough(Exception):
+    """What a pass was run for is there."""
+
+
 @contextmanager
-def tapped(network: nn.Module, paths: tuple[str, ...]) -> Iterator[dict[str, Tensor]]:
-    """Within the block, the latest output of each module in `paths` stands in the dict that is yielded."""
+def tapped(network: nn.Module, paths: tuple[str, ...], enough: bool = False) -> Iterator[dict[str, Tensor]]:
+    """Within the block, the latest output of each module in `paths` stands in the dict that is yielded. `enough`: once all are
+    there the pass is broken off, and the block with it."""
     outputs: dict[str, Tensor] = {}
     with ExitStack() as stack:
         for path in paths:
 
             def keep(module: nn.Module, args: Any, output: Any, path: str = path) -> None:
                 outputs[path] = output
+                if enough and len(outputs) == len(paths):
+                    raise _Enough
 
             stack.callback(network.get_submodule(path).register_forward_hook(keep).remove)
-        yield outputs
+        with suppress(_Enough):
+            yield outputs
 
 
 @contextmanager

@@ -44,6 +44,8 @@ class Model:
     combine: Literal["mean", "concat"] = "mean"
     normalise: Literal["max", "l2"] = "max"
     position: float = 0.0
+    scales: tuple[float, ...] = (1.0,)
+    """Finer cells wait, as "direct" does, for somebody who measures them on the real weights."""
     strategy: Literal["direct", "guided"] = "guided"
     """"guided" until somebody has measured "direct" on the real weights."""
     start_step: int = 22
@@ -69,11 +71,12 @@ TINY = Model(
     modulated="up_blocks.1.attentions.0.transformer_blocks.0.attn2",
     feature_timestep=20,
     modulation_timestep=100,
-    strength=10.0,
+    strength=30.0,
     parameters=(9.15, 0.0),
     combine="concat",
     normalise="l2",
     position=0.15,
+    scales=(1.5,),
     strategy="direct",
     note="embedded: works offline",
 )

@@ -13,10 +13,11 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from vidseg_core.common import InputError, enlarge
-from vidseg_core.context import Clusters, cut_merges, kmeans, merge_order
+from vidseg_core.context import Clusters, kmeans
 from vidseg_core.features import Features, extract_features, working_images
 from vidseg_core.io.masks import PALETTE
 from vidseg_core.io.overlay import Drawing, blend, panel
+from vidseg_core.merging import cut_merges, merge_order
 from vidseg_core.models.backbone import Backbone
 from vidseg_core.scene import open_scene
 from vidseg_core.settings import ContextSettings, Settings
@@ -51,7 +52,7 @@ def explore_clusters(frames: Frames, context: Float[Tensor, "f h w d"], settings
     @lru_cache(maxsize=64)
     def cluster(num_clusters: int, seed: int) -> tuple[Clusters, np.ndarray]:
         found = kmeans(context.flatten(0, 2), replace(settings, num_clusters=num_clusters, num_segments=None, restarts=1), seed)
-        return found, merge_order(found, settings.size_weight)
+        return found, merge_order(found, settings.size_weight)[0]
 
     def draw(num_clusters: int, seed: int, num_segments: int, frame: int) -> Drawn:
         if num_segments > num_clusters:

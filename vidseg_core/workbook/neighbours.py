@@ -52,7 +52,8 @@ def cut_in_two(window: Window, settings: RefineSettings, tail: bool) -> tuple[fl
     over the seam, and the share of right cells in the first frame after it."""
     half, coarse = len(window.coarse) // 2, Votes.certain(torch.from_numpy(window.coarse).long())
     first = neighbour_vote(window.match[:half], coarse.shares[:half], None, settings)
-    overlap = Overlap(window.match[half - settings.reach : half], first[half - settings.reach :]) if tail else None
+    last = slice(half - settings.reach, half)
+    overlap = Overlap(window.match[last], coarse.shares[last]) if tail else None
     second = neighbour_vote(window.match[half:], coarse.shares[half:], overlap, settings)
     labels = Votes(torch.cat([first, second]), coarse.numbers).labels.numpy()
     return float(window.stable(labels)[half - 1]), float((labels == window.truth)[half].mean())

@@ -22,7 +22,7 @@ from vidseg_core.io.overlay import Drawing, blend, legend, panel
 from vidseg_core.models.backbone import Backbone
 from vidseg_core.modulation import NoisyWindow, predict_masks
 from vidseg_core.settings import Settings, UpsampleSettings
-from vidseg_core.upsample import claim, score_responses, upsample
+from vidseg_core.upsample import claim, frame_edges, score_responses, upsample
 from vidseg_core.workbook.widgets import Drawn, Explorer, choice, levels, pick, share, slider
 
 Frame = UInt8[np.ndarray, "H W 3"]
@@ -66,7 +66,9 @@ class Bench:
         """The score of each mask at each pixel."""
         masks = torch.stack([torch.from_numpy(self.cells == name).float() for name in answers.names])
         owners = torch.tensor(answers.names)[:, None, None].expand(masks.shape)
-        return score_responses(answers.response, masks, owners, settings)
+        scores = score_responses(answers.response, masks, owners, settings)
+        guide = frame_edges(self.backbone, self.frame[None], self.image, settings)
+        return torch.stack([guide.follow(0, map_) for map_ in scores]) if guide else scores
 
     def decide(self, answers: Answers, scores: Float[Tensor, "n h w"]) -> tuple[Pixels, Float[np.ndarray, "H W"]]:
         """Labels, and by how much the winner leads the second."""
@@ -83,7 +85,7 @@ class Bench:
         """The stage as the pipeline runs it: labels of the frame's pixels, and the seconds it took."""
         refined = Votes.certain(torch.from_numpy(self.cells[None]).to(self.backbone.device))
         started = time.perf_counter()
-        labels = upsample(self.backbone, self.image, refined, self.frame.shape[:2], replace(self.settings, upsample=settings))
+        labels = upsample(self.backbone, self.frame[None], refined, replace(self.settings, upsample=settings))
         return labels[0].cpu().numpy(), time.perf_counter() - started
 
 
@@ -124,7 +126,7 @@ def show_modulation(
     plus: Colours,
     minus: Colours,
     response: Float[np.ndarray, "a b"],
-    score: Float[np.ndarray, "a b"],
+    score: Float[np.ndarray, "c d"],
     labels: Integer[np.ndarray, "H W"],
     names: Mapping[int, str],
 ) -> Figure:

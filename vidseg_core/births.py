@@ -1,0 +1,84 @@
+"""Stage 2 without a mask: what enters the clip later and resembles nothing that is remembered founds a segment of its own."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from vidseg_core.context import SAME, SceneContext, nearest_references
+
+FAR = 1.15
+"""A token is far from the context beyond this times the distance up to which tokens are alike."""
+LEAST = 0.01
+"""Of the tokens drawn from a window, the share that must be far and alike: a tenth of the frame's height and of its width."""
+STAY = 128
+"""Tokens of a born segment that stay, at most."""
+TWINS = 4
+"""How often the same token may be remembered: in what the clip began with and again in the last window, at the least twice."""
+SAMPLE = 1024
+"""Remembered tokens whose distances among each other are looked at."""
+
+
+@dataclass(frozen=True, eq=False)
+class Strangers:
+    """Tokens of the last window that are far from all the context, which does not take them in, and in how many windows in a
+    row enough of them have been alike."""
+
+    tokens: Float[Tensor, "n d"]
+    windows: int
+
+
+def meet(before: SceneContext, after: SceneContext, known: Strangers, windows: int) -> tuple[SceneContext, Strangers]:
+    """The context behind a window without its strangers, and those; `known` are those of the window before. What has been there
+    for so many `windows` founds a label: its tokens are remembered, and some stay with those that the clip began with."""
+    tokens, labels = after.tokens[after.anchored :], after.labels[after.anchored :]
+    alike = reach(before)
+    strange = _nearest(tokens, before.tokens) > FAR * alike
+    thing = strange.clone()
+    thing[strange] = largest_group(tokens[strange], alike)
+    seen = 0
+    if thing.sum() >= max(1, LEAST * len(tokens)):
+        again = len(known.tokens) and (_nearest(tokens[thing], known.tokens) <= alike).float().mean() >= 0.5
+        seen = known.windows + 1 if again else 1
+    if not seen or seen < windows:
+        return _remember(after, tokens[~strange], labels[~strange], 0), Strangers(tokens[strange], seen)
+    labels, kept = torch.where(thing, after.count, labels), thing | ~strange
+    stays = torch.zeros_like(thing)
+    stays[thing.nonzero()[:: 1 + int(thing.sum()) // STAY, 0]] = after.anchored > 0
+    order = torch.cat([stays.nonzero()[:, 0], (kept & ~stays).nonzero()[:, 0]])  # right behind what the clip began with
+    grown = _remember(after, tokens[order], labels[order], int(stays.sum()))
+    return replace(grown, count=after.count + 1), Strangers(tokens[~kept], 0)
+
+
+def _remember(context: SceneContext, tokens: Tensor, labels: Tensor, stay: int) -> SceneContext:
+    """The anchored tokens, and these in the place of the window's, of which the first `stay` stay as well."""
+    began = context.anchored
+    tokens, labels = torch.cat([context.tokens[:began], tokens]), torch.cat([context.labels[:began], labels])
+    return replace(context, tokens=tokens, labels=labels, anchored=began + stay)
+
+
+def reach(context: SceneContext) -> float:
+    """Up to which distance tokens are alike: what 99 % of those remembered have to the nearest other, but no less than what
+    half of them have to the nearest of another label, divided by `FAR` (in a still picture hardly any differ from the
+    nearest)."""
+    sample = torch.linspace(0, len(context.tokens) - 1, min(SAMPLE, len(context.tokens))).long().to(context.tokens.device)
+    tokens, labels = context.tokens[sample], context.labels[sample]
+    squared, _ = nearest_references(tokens, context.tokens, TWINS)
+    other = squared.where(squared > SAME, squared.amax(1, keepdim=True)).amin(1).sqrt()
+    apart = torch.cdist(tokens, tokens).masked_fill(labels[:, None] == labels, float("inf")).amin(1)
+    return max(float(torch.quantile(other, 0.99)), float(apart.median()) / FAR)
+
+
+def largest_group(tokens: Float[Tensor, "n d"], near: float) -> Bool[Tensor, " n"]:
+    """The most tokens that hang together by steps of at most `near`."""
+    if not len(tokens):
+        return torch.zeros(0, dtype=torch.bool, device=tokens.device)
+    _, group = connected_components((torch.cdist(tokens, tokens) <= near).cpu().numpy(), directed=False)
+    group = torch.from_numpy(group).long().to(tokens.device)
+    return group == torch.bincount(group).argmax()
+
+
+def _nearest(tokens: Float[Tensor, "n d"], references: Float[Tensor, "m d"]) -> Float[Tensor, " n"]:
+    return nearest_references(tokens, references, 1)[0][:, 0].sqrt()
