@@ -15,7 +15,7 @@ from torch import Tensor
 from vidseg_core.common import VOID, InputError, enlarge
 from vidseg_core.settings import ContextSettings
 
-ROWS = 2048
+ROWS = 512
 """Tokens compared at once by k-NN; bounds the distance matrix."""
 SAME = 1e-6
 """Squared distance below which two tokens are the same one, but for rounding."""
@@ -128,8 +128,11 @@ def nearest_references(
     tokens: Float[Tensor, "n d"], references: Float[Tensor, "m d"], count: int
 ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
     """Squared Euclidean distances and indices of the `count` nearest references (all, if there are fewer), nearest first."""
-    parts = [_squared(rows, references).topk(min(count, len(references)), largest=False) for rows in tokens.split(ROWS)]
-    return torch.cat([p.values for p in parts]), torch.cat([p.indices for p in parts])
+    length, count, parts = (references * references).sum(-1), min(count, len(references)), []
+    for rows in tokens.split(ROWS):  # the tokens' own length moves no nearest one: it is added to those alone
+        found = torch.addmm(length, rows, references.T, alpha=-2).topk(count, largest=False)
+        parts.append(((found.values + (rows * rows).sum(-1, keepdim=True)).clamp(min=0), found.indices))
+    return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,9 @@
 """Stage 4, the last touch: scores follow the edges of the frame itself.
 
-As in a guided filter (He, Sun & Tang 2010), a linear function of the frame's colours is fitted to a score in every small square
-at the working size. The frame in its own resolution then shows where in the square the score rises and falls (He & Sun 2015).
-A guided filter averages besides, which costs what is thin its pixels: a score keeps half of its own shape here.
+As in a guided filter (He, Sun & Tang 2010), a linear function of the frame's colours is fitted to a score in every small
+square, for speed at half the working size. The frame in its own resolution then shows where in the square the score rises and
+falls (He & Sun 2015). A guided filter averages besides, which costs what is thin its pixels: here a score keeps half of its own
+shape.
 """
 
 from dataclasses import dataclass
@@ -24,8 +25,8 @@ AVERAGED = 0.5
 
 @dataclass(frozen=True)
 class Guide:
-    """`frames` [f, H, W, 3], and the colour statistics of `images` [f, 3, h, w], the same at the working size in 0..1, over
-    squares of 2 * `radius` + 1 pixels: `mean` and the inverse of covariance + `eps` (six entries, as in `PAIRS`)."""
+    """`frames` [f, H, W, 3], and the colour statistics of `images` [f, 3, h, w], the same at half the working size and in 0..1,
+    over squares of 2 * `radius` + 1 pixels: `mean` and the inverse of covariance + `eps` (six entries, as in `PAIRS`)."""
 
     frames: UInt8[np.ndarray, "f H W 3"]
     images: Float[Tensor, "f 3 h w"]
@@ -34,8 +35,9 @@ class Guide:
     radius: int
 
     @classmethod
-    def of(cls, frames: UInt8[np.ndarray, "f H W 3"], images: Float[Tensor, "f 3 h w"], radius: int, eps: float) -> "Guide":
-        """`eps`: variance of colour (0..1) below which a square counts as of one colour."""
+    def of(cls, frames: UInt8[np.ndarray, "f H W 3"], images: Float[Tensor, "f 3 Y X"], radius: int, eps: float) -> "Guide":
+        """`images`: the frames at the working size. `eps`: variance of colour below which a square counts as of one colour."""
+        images = F.avg_pool2d(images, 2)
         mean = box(images, radius)
         a, b = (list(side) for side in zip(*PAIRS, strict=True))
         m = box(images[:, a] * images[:, b], radius) - mean[:, a] * mean[:, b]
@@ -44,18 +46,19 @@ class Guide:
         determinant = (m[:, :3] * cofactors[:, :3]).sum(1, keepdim=True)
         return cls(frames, images, mean, cofactors / determinant, radius)
 
-    def follow(self, frame: int, scores: Float[Tensor, "h w"]) -> Float[Tensor, "H W"]:
-        """Scores of one frame, in its own resolution."""
+    def follow(self, frame: int, scores: Float[Tensor, "Y X"]) -> Float[Tensor, "H W"]:
+        """Scores of one frame at the working size, in its own resolution."""
         image, mean, inverse = self.images[frame], self.mean[frame], self.inverse[frame]
-        average, *products = box(torch.cat([scores[None], scores * image])[None], self.radius)[0]
+        small = F.avg_pool2d(scores[None], 2)
+        average, *products = box(torch.cat([small, small * image])[None], self.radius)[0]
         covariance = torch.stack(products) - mean * average
         slope = torch.stack([(inverse[rows] * covariance).sum(0) for rows in ([0, 1, 2], [1, 3, 4], [2, 4, 5])])
         slope = box(slope[None], self.radius)[0]
-        level = torch.lerp(scores, average, AVERAGED) - (slope * mean).sum(0)
-        colours = torch.from_numpy(self.frames[frame]).to(image) / 255
-        fit, size = torch.cat([slope, level[None]])[None], tuple(colours.shape[:2])
-        fit = F.interpolate(fit, size=size, mode="bilinear", align_corners=False)[0]
-        return (fit[:3] * colours.permute(2, 0, 1)).sum(0) + fit[3]
+        level = AVERAGED * average - (slope * mean).sum(0)
+        colours, size = torch.from_numpy(self.frames[frame]).to(image) / 255, self.frames.shape[1:3]
+        fit, own = (F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
+                    for maps in (torch.cat([slope, level[None]]), scores[None]))  # fmt: skip
+        return (fit[:3] * colours.permute(2, 0, 1)).sum(0) + fit[3] + (1 - AVERAGED) * own[0]
 
 
 def box(maps: Float[Tensor, "n c H W"], radius: int) -> Float[Tensor, "n c H W"]:

@@ -68,7 +68,7 @@ def frame_edges(
     """What scores follow, or None if they follow nothing, as in the paper's code."""
     if not settings.edges or settings.strategy == "reference":
         return None
-    return Guide.of(frames, images / 2 + 0.5, max(1, round(settings.edges * backbone.cell(settings.block))), FLAT)
+    return Guide.of(frames, images / 2 + 0.5, max(1, round(settings.edges * backbone.cell(settings.block) / 2)), FLAT)
 
 
 def modulated_cells(votes: Votes, grid: tuple[int, int]) -> Int[Tensor, "f h w"]:
@@ -127,7 +127,7 @@ def _peaks(response: Float[Tensor, "H W"], owner: Int[Tensor, "H W"], quantile: 
     for name in owner.unique():
         own = owner == name
         values = response[own]
-        peak = values.topk(min(count, len(values))).values[-1]
+        peak = values.kthvalue(max(1, len(values) - count + 1)).values
         peaks[own] = peak if peak > SILENT else values.max()
     return peaks
 
