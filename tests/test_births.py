@@ -143,12 +143,11 @@ def test_of_many_a_part_stays():
     new = torch.randn(500, 2, generator=generator) / 10 + torch.tensor([0.0, 9.0])
     for anchored, stay in ((1000, 125), (0, 0)):
         before = context_of(tokens, torch.arange(1000) % 2, anchored)
-        after = dataclasses.replace(
-            before, tokens=torch.cat([tokens[:anchored], new]), labels=torch.zeros(anchored + 500).long()
-        )
+        seen = torch.cat([tokens[:anchored], tokens, new])
+        after = dataclasses.replace(before, tokens=seen, labels=torch.zeros(len(seen)).long())
         grown, _ = meet(before, after, Strangers(tokens[:0], 0), 1)
         assert grown.anchored == anchored + stay and (grown.labels == 2).sum() == 500
-        assert (grown.labels[anchored:] == 2).all() and len(grown.tokens) == anchored + 500
+        assert (grown.labels[anchored : anchored + stay] == 2).all() and len(grown.tokens) == len(seen)
 
 
 def test_the_largest_group():
@@ -157,6 +156,67 @@ def test_the_largest_group():
     assert largest_group(tokens[:0], 1.0).tolist() == []
 
 
-def test_births_are_counted():
-    with pytest.raises(InputError, match="births is -1"):
-        Settings(context=ContextSettings(births=-1))
+def test_another_scene_is_taken_in(two_things):
+    """More than half of the window is strange: it is remembered as it is, also where nothing stays."""
+    tokens, labels = two_things
+    for anchored in (400, 0):
+        before = context_of(tokens, labels, anchored)
+        after = dataclasses.replace(
+            before, tokens=torch.cat([tokens[:anchored], tokens + 50]), labels=labels.repeat(1 + (anchored > 0))
+        )
+        context, strangers = meet(before, after, Strangers(tokens[:0], 0), 1)
+        assert context is after and (len(strangers.tokens), strangers.windows) == (0, 0)
+
+
+def test_a_cut_with_a_memory_of_the_last_window_alone(backbone):
+    frames = np.concatenate(
+        [np.repeat(generated_clip(1, SIZE).frames, 7, 0), np.random.default_rng(0).integers(0, 256, (14, *SIZE, 3), np.uint8)]
+    )
+    windows = run(backbone, frames, quick(memory="window"))
+    assert all(len(w.scene.context.tokens) for w in windows)
+
+
+def test_a_context_of_one_label_has_births(two_things):
+    tokens, _ = two_things
+    assert 0 < reach(context_of(tokens, torch.zeros(400).long())) < 1
+
+
+def test_many_strangers_are_looked_at_in_part():
+    tokens = (
+        torch.randn(9000, 2, generator=torch.Generator().manual_seed(2))
+        + torch.tensor([30.0, 0.0]) * (torch.arange(9000) < 3000)[:, None]
+    )
+    found = largest_group(tokens, 1.0)
+    assert found[:3000].sum() == 0 and found.sum() > 5900
+
+
+def test_a_still_window_with_fewer_tokens_than_clusters(backbone):
+    """The last clusters are empty: they have a column and a segment all the same, and a stream goes on."""
+    still = np.repeat(generated_clip(1, SIZE).frames, 14, 0)
+    settings = dataclasses.replace(quick(), features=FeatureSettings(scales=(0.25,)), context=ContextSettings(num_clusters=40))
+    vidseg = VidSeg(backbone, settings)
+    first, second = vidseg.cells(still)
+    assert first.scene.context.count == len(first.scene.segment) == 40
+    scene = Scene.from_state(first.scene.state(), settings)
+    (again,) = vidseg.cells(still[7:], scene=scene)
+    assert (again.refined == second.refined).all()
+
+
+def test_the_overlap_is_longer_than_a_short_window(backbone):
+    windows = run(backbone, generated_clip(5, SIZE).frames, dataclasses.replace(quick(), window=1))
+    assert [len(w.scene.overlap.match) for w in windows] == [1, 2, 2, 2, 2]
+
+
+def test_a_newcomer_can_be_named(backbone, late):
+    vidseg = VidSeg(backbone, quick(num_segments=5))
+    for name in ("tile", "rest"):
+        first = next(vidseg.cells(late.frames[:7])).scene
+        given = {12: name, min(first.names): "rest"}
+        scene = list(vidseg.cells(late.frames, names=given))[-1].scene
+        assert scene.segment[12] == (12 if name == "tile" else min(first.names)) and scene.names[scene.segment[12]] == name
+    with pytest.raises(InputError, match="a name for segment 24, but this run begins with"):
+        next(vidseg.cells(late.frames, names={24: "x"}))
+    result = vidseg(late.frames[:7], keep=())
+    for wrong in (True, 13, 0):
+        with pytest.raises(InputError, match="segments cannot be had"):
+            result.at(wrong)

@@ -271,6 +271,24 @@ def test_what_wins_a_fine_cell_is_modulated():
     assert torch.equal(modulated_cells(votes, (4, 4)), votes.labels)
 
 
+def test_what_is_lost_takes_nobodys_only_cell():
+    labels = torch.zeros(1, 4, 4, dtype=torch.long)
+    labels[0, 0, :2], labels[0, 1, 0] = torch.tensor([1, 2]), 3
+    found = modulated_cells(Votes.certain(labels), (2, 2))
+    assert found[0, 0, 0] in (1, 2, 3) and (found.flatten()[1:] == 0).all(), "three labels, of one coarse cell"
+    labels = torch.zeros(1, 6, 6, dtype=torch.long)
+    labels[0, 2, 2], labels[0, 2, 3], labels[0, 3, 2] = 1, 2, 3
+    spread = Votes(
+        torch.nn.functional.avg_pool2d(torch.nn.functional.one_hot(labels).float().permute(0, 3, 1, 2), 3, 1, 1).permute(
+            0, 2, 3, 1
+        )
+        * 0.3
+        + 0.7 * torch.nn.functional.one_hot(labels),
+        torch.arange(4),
+    )
+    assert set(modulated_cells(spread, (3, 3)).unique().tolist()) == {0, 1, 2, 3}
+
+
 def test_finer_votes_give_finer_labels(backbone, window):
     """The exact labels of cells of 8 pixels, or of 4, are upsampled by masks of 8."""
     exact, frames, cells = window

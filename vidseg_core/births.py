@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
+from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
@@ -13,12 +14,16 @@ FAR = 1.15
 """A token is far from the context beyond this times the distance up to which tokens are alike."""
 LEAST = 0.01
 """Of the tokens drawn from a window, the share that must be far and alike: a tenth of the frame's height and of its width."""
+MOST = 0.5
+"""Above this share the window shows another scene, which the context takes in as it is."""
 STAY = 128
 """Tokens of a born segment that stay, at most."""
 TWINS = 4
 """How often the same token may be remembered: in what the clip began with and again in the last window, at the least twice."""
 SAMPLE = 1024
 """Remembered tokens whose distances among each other are looked at."""
+GROUPED = 4096
+"""Strangers whose distances among each other are looked at, at most: bounds memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +41,8 @@ def meet(before: SceneContext, after: SceneContext, known: Strangers, windows: i
     tokens, labels = after.tokens[after.anchored :], after.labels[after.anchored :]
     alike = reach(before)
     strange = _nearest(tokens, before.tokens) > FAR * alike
+    if strange.float().mean() > MOST:
+        return after, Strangers(tokens[:0], 0)
     thing = strange.clone()
     thing[strange] = largest_group(tokens[strange], alike)
     seen = 0
@@ -68,16 +75,19 @@ def reach(context: SceneContext) -> float:
     squared, _ = nearest_references(tokens, context.tokens, TWINS)
     other = squared.where(squared > SAME, squared.amax(1, keepdim=True)).amin(1).sqrt()
     apart = torch.cdist(tokens, tokens).masked_fill(labels[:, None] == labels, float("inf")).amin(1)
-    return max(float(torch.quantile(other, 0.99)), float(apart.median()) / FAR)
+    apart = apart[apart.isfinite()]  # nothing is left where all have one label
+    return max(float(torch.quantile(other, 0.99)), float(apart.median()) / FAR if len(apart) else 0.0)
 
 
 def largest_group(tokens: Float[Tensor, "n d"], near: float) -> Bool[Tensor, " n"]:
     """The most tokens that hang together by steps of at most `near`."""
     if not len(tokens):
         return torch.zeros(0, dtype=torch.bool, device=tokens.device)
-    _, group = connected_components((torch.cdist(tokens, tokens) <= near).cpu().numpy(), directed=False)
+    some = tokens[:: 1 + len(tokens) // GROUPED]
+    _, group = connected_components(csr_matrix((torch.cdist(some, some) <= near).cpu().numpy()), directed=False)
     group = torch.from_numpy(group).long().to(tokens.device)
-    return group == torch.bincount(group).argmax()
+    largest = group == torch.bincount(group).argmax()
+    return largest if len(some) == len(tokens) else _nearest(tokens, some[largest]) <= near
 
 
 def _nearest(tokens: Float[Tensor, "n d"], references: Float[Tensor, "m d"]) -> Float[Tensor, " n"]:

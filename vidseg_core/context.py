@@ -166,8 +166,9 @@ class SceneContext:
         """The context behind this window: its tokens, beside the anchored ones and then as many as those, so that neither
         outvotes the other. Above that number, or `max_context`, a draw in proportion to each label's share."""
         s, limit = self.settings, self.settings.max_context
-        if self.anchored:  # but room for k of each label
-            limit = max(self.anchored, s.num_clusters * s.neighbours)
+        if self.anchored:
+            limit = self.anchored
+        limit = limit and max(limit, self.count * s.neighbours)  # room for k of each label, those that were born as well
         tokens, labels = features.flatten(0, 2), labels.flatten()
         kept = stratified_draw(labels, limit, s.neighbours, self.seed)
         tokens = torch.cat([self.tokens[: self.anchored], tokens[kept]])

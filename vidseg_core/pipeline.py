@@ -71,7 +71,8 @@ class Segmentation:
         return self.scene.names
 
     def at(self, num_segments: int | None) -> tuple[Cells, Cells]:
-        """(coarse, refined) of a label-free run with its clusters merged to `num_segments`: their shares are added up."""
+        """(coarse, refined) of a label-free run with its clusters merged to `num_segments` (None: none merged), their shares
+        added up, beside the segments that were born on the way."""
         scene = self.scene.cut(num_segments)
         return tuple(scene.named(torch.from_numpy(shares)).labels.numpy() for shares in self.votes)
 
@@ -136,7 +137,7 @@ class VidSeg:
         return self._run(self._start(frames, first_mask, names, scene), progress, pixels=False)
 
     def resegment(self, result: Segmentation, num_segments: int | None, progress: Progress | None = None) -> Segmentation:
-        """A label-free result with another number of segments: only stage 4 runs again."""
+        """A label-free result with another number of segments, as by `Segmentation.at`: only stage 4 runs again."""
         scene, (coarse, refined) = result.scene.cut(num_segments), result.at(num_segments)
         votes = scene.named(torch.from_numpy(result.votes[1]).to(self.backbone.device))
         labels, timings = [], {**result.timings, "upsample": 0.0}

@@ -50,8 +50,11 @@ class Scene:
     def after(self, features: Features, coarse: Float[Tensor, "f h w K"], refined: Float[Tensor, "f h w K"]) -> "Scene":
         """The scene behind a window: the window has become the context, and the coarse votes of its last `reach` frames the
         overlap, so that refinement hears the same over a seam as within a window."""
-        last = slice(max(0, len(refined) - self.reach), None)
-        overlap = Overlap(features.match[last].clone(), coarse[last].clone())  # clones, or the whole window stays in memory
+        match, shares = features.match, coarse
+        if self.overlap is not None and len(coarse) < self.reach:
+            match, shares = torch.cat([self.overlap.match, match]), torch.cat([self.overlap.shares, shares])
+        last = slice(max(0, len(match) - self.reach), None)
+        overlap = Overlap(match[last].clone(), shares[last].clone())  # clones, or the whole window stays in memory
         context, strangers = self.context.after(features.context, refined.argmax(-1)), None
         most = 0 if self.merges is None else min(2 * len(self.merges) + 2, VOID)  # as many born as there were, or none
         if (births := self.context.settings.births) and self.context.count < most:
@@ -61,9 +64,12 @@ class Scene:
         return scene if context.count == self.context.count else scene.with_newborn()
 
     def with_newborn(self) -> "Scene":
-        """A number and a name for the label that the context has and the scene lacks."""
-        number, overlap = len(self.segment), replace(self.overlap, shares=pad(self.overlap.shares, (0, 1)))
-        names = dict(sorted({**self.names, number: f"segment {number}"}.items()))
+        """A number and a name for the label that the context has and the scene lacks; if a segment is called as the user wants
+        to call this one, it belongs to that."""
+        label, overlap = len(self.segment), replace(self.overlap, shares=pad(self.overlap.shares, (0, 1)))
+        name = self.given.get(label, f"segment {label}")
+        number = next((n for n, other in self.names.items() if other == name), label)
+        names = dict(sorted({**self.names, number: name}.items()))
         return replace(self, segment=np.append(self.segment, number), names=names, overlap=overlap)
 
     def named(self, shares: Float[Tensor, "f h w K"]) -> Votes:
@@ -74,10 +80,12 @@ class Scene:
         return Votes(sums, numbers.long())
 
     def cut(self, num_segments: int | None) -> "Scene":
-        """This scene with its clusters merged to so many segments (None: none merged), those of equal given name joined."""
+        """This scene with its clusters merged to so many segments (None: none merged), beside those that were born, and those
+        of equal given name joined."""
         if self.merges is None:
             raise InputError("this run has the classes of its mask; only a label-free run can change its number of segments")
-        if num_segments is not None and not 1 <= num_segments <= len(self.merges) + 1:
+        whole = isinstance(num_segments, int | np.integer) and not isinstance(num_segments, bool)
+        if num_segments is not None and not (whole and 1 <= num_segments <= len(self.merges) + 1):
             raise InputError(f"{num_segments} segments cannot be had: give 1 to {len(self.merges) + 1}, the clusters")
         born, first = np.arange(len(self.merges) + 1, self.context.count), {}
         segment = np.concatenate([cut_merges(self.merges, num_segments), born])
@@ -134,12 +142,15 @@ def open_scene(
         return _named_scene(features, settings, first_mask, names or {})
     tokens = features.context.flatten(0, 2)
     clusters = kmeans(tokens, settings.context, settings.seed)
-    context = SceneContext.begin(tokens, clusters.labels, settings.context, settings.seed)
+    count = len(clusters.sizes)  # the last may be empty, in a still picture
+    context = SceneContext.begin(tokens, clusters.labels, settings.context, settings.seed, count)
     (merges, costs), names = merge_order(clusters, settings.context.size_weight), names or {}
     count = natural_cut(costs) if settings.context.num_segments == "auto" else settings.context.num_segments
     scene = Scene(context, np.arange(context.count), {}, merges, reach=settings.refine.reach).cut(count)
-    if unknown := sorted(set(names) - (set(scene.names) - {VOID})):
-        raise InputError(f"there is a name for segment {unknown[0]}, but this run makes {sorted(set(scene.names) - {VOID})}")
+    later = range(context.count, 2 * context.count) if settings.context.births else ()
+    if unknown := sorted(set(names) - (set(scene.names) - {VOID}) - set(later)):
+        begins = sorted(set(scene.names) - {VOID})
+        raise InputError(f"there is a name for segment {unknown[0]}, but this run begins with {begins}")
     return replace(scene, given=names).cut(count)
 
 

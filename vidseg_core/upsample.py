@@ -72,13 +72,19 @@ def frame_edges(
 
 
 def modulated_cells(votes: Votes, grid: tuple[int, int]) -> Int[Tensor, "f h w"]:
-    """Labels on the grid of the modulated layer, maybe coarser than that of the votes; what wins there has a cell here."""
+    """Labels on the grid of the modulated layer, maybe coarser than that of the votes; what wins there has a cell
+    here, unless there are more labels than cells."""
     fine, pooled = votes.shares.argmax(-1), F.adaptive_avg_pool2d(votes.shares.permute(0, 3, 1, 2), grid)
     wins = F.one_hot(fine.flatten(1), len(votes.numbers)).amax(1)
     columns = pooled.masked_fill(wins[..., None, None] == 0, -1).argmax(1)
-    for frame, found in enumerate(columns):
-        for lost in set(wins[frame].nonzero()[:, 0].tolist()) - set(found.unique().tolist()):
-            found.view(-1)[pooled[frame, lost].argmax()] = lost
+    for found, share, won in zip(columns.flatten(1), pooled.flatten(2), wins, strict=True):
+        held = torch.bincount(found, minlength=len(won))
+        for lost in ((won > 0) & (held == 0)).nonzero()[:, 0].tolist():
+            free = share[lost].where(held[found] > 1, 0)  # nobody's only cell
+            place = int(free.argmax())
+            if free[place] > 0:
+                held[found[place]] -= 1
+                found[place], held[lost] = lost, 1
     return votes.numbers[columns]
 
 

@@ -1,5 +1,7 @@
 """Settings that make no sense are refused when they are made, with the value and what to give instead."""
 
+import math
+from numbers import Integral, Real
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from vidseg_core.common import InputError
@@ -9,6 +11,7 @@ COUNTS = ("features.ensemble", "features.shifts", "features.chunk", "context.num
           "window")  # fmt: skip
 DISTANCES = ("refine.max_jump", "refine.radius", "refine.reach", "context.births", "upsample.separation", "upsample.floor",
              "upsample.edges", "paper.start_step")  # fmt: skip
+WHOLE = (*COUNTS, "refine.radius", "refine.reach", "context.births", "upsample.separation", "paper.start_step")
 SHARES = ("upsample.damping", "upsample.peak", "refine.majority", "context.size_weight")
 
 
@@ -16,7 +19,7 @@ def check(settings: Any) -> None:
     """Raises InputError for a `Settings` that no run could use."""
     for part in (settings.features, settings.context, settings.refine, settings.upsample, settings):
         _check_choices(part)
-    _check_range(settings, COUNTS, 1, "it counts things, so give 1 or more")
+    _check_range(settings, COUNTS, 1, "it counts things, so give a whole number from 1 on")
     _check_range(settings, DISTANCES, 0, "give 0 or more")
     _check_range(settings, SHARES, 0, "it is a share between 0 and 1", highest=1)
     c, paper = settings.context, settings.paper
@@ -24,7 +27,8 @@ def check(settings: Any) -> None:
         raise InputError(f"refine.temperature is {settings.refine.temperature}; give more than 0")
     if (paper.start_step or 0) >= paper.steps:
         raise InputError(f"paper.start_step is {paper.start_step}; give one of 0..{paper.steps - 1}")
-    if settings.features.scales is not None and not (settings.features.scales and min(settings.features.scales) > 0):
+    scales = settings.features.scales
+    if scales is not None and not (isinstance(scales, tuple) and scales and all(0 < s < math.inf for s in scales)):
         raise InputError(f"features.scales is {settings.features.scales}; give one or more numbers above 0, such as (1.5, 1)")
     if isinstance(settings.working_size, tuple) and len(settings.working_size) != 2:
         raise InputError(f"working_size is {settings.working_size}; give (height, width)")
@@ -45,8 +49,11 @@ def _check_range(settings: Any, names: tuple[str, ...], lowest: float, remedy: s
     for name in names:
         part, _, field = name.rpartition(".")
         value = getattr(getattr(settings, part) if part else settings, field)
-        if value is not None and value != "auto" and not lowest <= value <= highest:
-            raise InputError(f"{name} is {value}; {remedy}")
+        if value is None or (value == "auto" and name == "context.num_segments"):
+            continue
+        number = isinstance(value, Integral if name in WHOLE else Real) and not isinstance(value, bool) and math.isfinite(value)
+        if not (number and lowest <= value <= highest):
+            raise InputError(f"{name} is {value!r}; {remedy}")
 
 
 def _check_choices(part: Any) -> None:

@@ -127,27 +127,32 @@ def _segment(job: Job, vidseg: "VidSeg", folder: UnfinishedFolder, done: RunStat
         return done
     scene = Scene.from_state(done.scene, vidseg.settings, vidseg.backbone.device) if done.frames else None
     mask, names = (None, None) if scene else (job.mask, job.names)
+    names_before = scene.names if scene else None
     rest = replace(job.clip, indices=job.clip.indices[done.frames :])
     for window in vidseg.stream(rest, mask, names, tick, scene):
         if not done.frames:  # the first of a new run: only now is it clear that there will be one
             folder.clear()
         write_masks(folder.partial / "masks", done.frames, window.labels)
-        if not done.frames:
-            _tell_scene(window.scene, vidseg.settings)
+        _tell_scene(window.scene, names_before, vidseg.settings, done.frames + len(window.labels))
+        names_before = window.scene.names
         done = done.after(window)
         done.write(folder.state)
         del window  # or it stays in memory while the next one is made
     return done
 
 
-def _tell_scene(scene: "Scene", settings: Settings) -> None:
-    """What the first window settled, where it may not be what was meant."""
+def _tell_scene(scene: "Scene", before: dict[int, str] | None, settings: Settings, frame: int) -> None:
+    """What the first window settled, where it may not be what was meant, and what is new behind a later one."""
+    if before is not None:
+        for number in sorted(set(scene.names) - set(before)):
+            print(f"something new: from frame {frame} on it is {scene.names[number]!r} ({number})", file=sys.stderr)
+        return
     if scene.lost:
         lost = ", ".join(scene.names[n] for n in scene.lost)
         print(f"too small in the first mask for a cell (or cluster) of its own: {lost}", file=sys.stderr)
-    if scene.merges is not None and settings.context.num_segments == "auto":
-        found = len(set(scene.segment.tolist()))
-        print(f"{found} segments, at a jump in the cost of merging; --segments N makes N of them", file=sys.stderr)
+    if scene.merges is not None and not isinstance(settings.context.num_segments, int):
+        why = "at a jump in the cost of merging" if settings.context.num_segments else "one for each cluster"
+        print(f"{len(set(scene.segment.tolist()))} segments, {why}; --segments N makes N of them", file=sys.stderr)
 
 
 def _write_rest(job: Job, folder: UnfinishedFolder, done: RunState, tick: Tick) -> None:
