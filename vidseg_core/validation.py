@@ -19,7 +19,7 @@ def check(settings: Any) -> None:
     """Raises InputError for a `Settings` that no run could use."""
     for part in (settings.features, settings.context, settings.refine, settings.upsample, settings):
         _check_choices(part)
-    _check_range(settings, COUNTS, 1, "it counts things, so give a whole number from 1 on")
+    _check_range(settings, COUNTS, 1, "it counts things, so give 1 or more")
     _check_range(settings, DISTANCES, 0, "give 0 or more")
     _check_range(settings, SHARES, 0, "it is a share between 0 and 1", highest=1)
     c, paper = settings.context, settings.paper
