@@ -83,7 +83,7 @@ result = vidseg(frames)
 print({stage: f"{seconds:.1f} s" for stage, seconds in result.timings.items()})
 
 # %% [markdown]
-# Notice which stage takes the time: `upsample`, the last one. It runs a part of the model twice for every segment, or for every group of
+# Notice which stage takes the time: `upsample`, the last one. It runs a part of the model once for every segment, or for every group of
 # segments that lie apart.
 #
 # ## What did each stage make of one frame?
@@ -91,19 +91,19 @@ print({stage: f"{seconds:.1f} s" for stage, seconds in result.timings.items()})
 #
 # 1. **Features** (frames in; for each frame a map of vectors out, here 44 x 60 of them). The frame is encoded, a little noise is added,
 #    and the model's UNet is asked to remove it. While it does, we read the *queries* of its self-attention. There is one for each
-#    *cell*, a square of 8 x 8 pixels. The panel shows their three main directions (PCA) as red, green and blue.
-# 2. **Scene context model** (vectors in; one label a cell out). K-means on the first window of 14 frames finds what the scene consists
-#    of, and these cells with their labels are remembered. From then on, each cell gets the label that its four nearest
-#    neighbours among the remembered ones vote for, a near one more than a far one. After each window the memory moves on: one half stays what the clip began with, the other
+#    *cell*, a square of 8 x 8 pixels of the frame, which is enlarged 1.5 times for this stage. The panel shows their three main directions (PCA) as red, green and blue.
+# 2. **Scene context model** (vectors in; for each cell votes out). K-means on the first window of 14 frames finds what the scene consists
+#    of, and these cells with their labels are remembered. From then on, the four nearest
+#    neighbours of a cell among the remembered ones vote on its label, a near one more than a far one. After each window the memory moves on: one half stays what the clip began with, the other
 #    becomes that window. (In the paper all of it becomes that window.)
-# 3. **Correspondences** (labels and vectors in; better labels out). The cells around each cell, in this frame and in those just before and after
-#    it, vote on its label, the more similar their vectors the stronger. (In the paper the cells along a *track* vote, which follows the cell
+# 3. **Correspondences** (votes and vectors in; better votes out). In each of the frames just before and after, the cell near by that is most like this one adds
+#    its votes, the more similar their vectors the stronger. (In the paper the cells along a *track* vote, which follows the cell
 #    from frame to frame; `03_correspondence` compares the two.) The fifth panel shows the winner's share: bright where all
 #    agreed, dark where the label is in doubt.
-# 4. **Masked modulation** (labels of cells in; labels of pixels out). For one segment, or several that lie apart, a constant, lambda, is added to
-#    the output of an attention layer in the segment's cells; then it is subtracted instead. Both times the UNet predicts the
+# 4. **Masked modulation** (votes of cells in; labels of pixels out). For one segment, or several that lie apart, a constant, lambda, is added to
+#    the output of an attention layer in the segment's cells. With it and without it the UNet predicts the
 #    image without its noise. The two predictions differ most where the layers that follow think that the segment is, and they
-#    work at a finer resolution. Each pixel goes to the segment with the largest difference, relative to the peak of that segment's own.
+#    work at a finer resolution. Each pixel goes to the segment with the largest difference, relative to the peak of that segment's own, and weighed by its votes.
 
 # %%
 n = len(frames) // 2

@@ -196,6 +196,8 @@ assert max(mean, key=lambda b: mean[b][-1]) in settings.blocks, "the decoder doe
 # | `normalise` | by the length | by the largest magnitude | makes bright and dark cells comparable |
 # | `noise` | one for all frames | one for each | shared noise: equal pixels give equal queries |
 # | `ensemble` | 1 | 1 | draws of noise that are averaged |
+# | `scales` | 1.5 | 1 | times the working size at which the pipeline sees a frame: cells are finer (in this notebook it is 1) |
+# | `shifts` | 1 | 1 | passes over displaced frames along each axis, interleaved: another way to finer cells |
 # | `schedule` | one unguided pass | two guided steps before it | "reference" runs them too |
 # | `position` | 0.15 | 0 | weight of (y, x) as two more channels: keeps far things apart |
 

@@ -67,10 +67,11 @@ compare(frame, {"labels of cells": cells[4], "the truth": truth}, clip.names)
 #
 # $$A^{\pm} = A \pm \lambda\, m$$
 #
-# on all channels, and the layers that follow make two predictions $\hat x^{+}$ and $\hat x^{-}$ of the clean frame from it. What they differ in is what
-# those layers, which work on finer grids, take to belong to the mask:
+# on all channels. The layers that follow predict the clean frame from it: $\hat x^{+}$ and $\hat x^{-}$, and $\hat x$ from $A$ as it is. What the predictions differ in is what
+# those layers, which work on finer grids, take to belong to the mask. The paper compares $\hat x^{+}$ with $\hat x^{-}$. For small $\lambda$ the prediction is linear in it, so that
+# $\hat x^{+}$ and $\hat x$ say the same, and $\hat x$ is there anyway (`difference`):
 #
-# $$d_m(p) = \lVert \hat x^{+}(p) - \hat x^{-}(p) \rVert_2 \qquad\text{(over red, green, blue, for each pixel } p)$$
+# $$d_m(p) = \lVert \hat x^{+}(p) - \hat x(p) \rVert_2 \qquad\text{(over red, green, blue, for each pixel } p)$$
 #
 # **Question:** the mask of the blossom is made of squares. Will the difference be?
 
@@ -83,13 +84,13 @@ modulation.still()
 # steps, and the labels of all masks together. Notice that the difference is not made of 8 x 8 squares: it follows the petals.
 #
 # The three steps, as in the paper's code but for three numbers: a Gaussian blur (5 pixels across, standard deviation 3). Then division by the mask's own peak, since
-# a large mask answers more weakly at each pixel than a small one; peak is what one pixel in a hundred of the frame exceeds (paper: the maximum, a single pixel). And *damping*:
-# outside the mask the score counts less. In the paper it counts 0.7 there, everywhere. Here the answer is multiplied by the mask's share of the votes of stages
+# a large mask answers more weakly at each pixel than a small one; peak is what one pixel in ten of the frame exceeds (paper: the maximum, a single pixel). And *damping*:
+# outside the mask the score counts less. In the paper it counts 0.7 there, everywhere. Here the answer, raised by `floor`, is multiplied by the mask's share of the votes of stages
 # 2 and 3, enlarged bilinearly, and the score fades out with it: damping 0. Then each pixel goes to the largest score. Below is a table of what each of these is worth.
 #
 # ## By hand
 # Click a thing in the first panel to choose its mask. **Damping** is instant. A new **λ** or **noise level** runs the last part of the UNet for each
-# mask and sign, which may take longer than half a second; what was seen is remembered.
+# mask, which may take longer than half a second; what was seen is remembered.
 
 # %%
 modulation
@@ -203,7 +204,7 @@ assert (sharper["edges 0.5"] != sharper["edges 0"]).any()
 
 # %% [markdown]
 # Where two things have one colour, or one thing has two, edges of the frame are no borders. So the squares are small, and a score keeps half of its own shape
-# (`edges.AVERAGED`): a filter that only averages takes pixels from what is thin. Over clips this is worth .7 to .8 points of mIoU (notebook 05).
+# (`edges.AVERAGED`): a filter that only averages takes pixels from what is thin. Notebook 05 has what this is worth over clips.
 #
 # ## How sure is it?
 # The lead of the winning score over the second is a confidence for each pixel. **Question:** is it low where the labels are wrong?
@@ -327,8 +328,8 @@ assert (paper.paper.steps, paper.paper.start_step, paper.paper.blend_until, pape
 
 # %% [markdown]
 # ## Summary
-# - Add λ to an attention output inside one mask, subtract it, compare: the pixels that differ are the mask, as the model's finer layers see it.
-# - Each answer is blurred, divided by its own peak and fades out with the blurred mask; the largest takes the pixel.
+# - Add λ to an attention output inside one mask and compare with the prediction without: the pixels that differ are the mask, as the model's finer layers see it.
+# - Each answer is blurred, divided by its own peak and fades out with the votes for it; scores follow the frame's edges, and the largest takes the pixel.
 # - It corrects masks that are wrong by less than a cell; it cannot find what the mask has lost.
 # - What comes before the modulated layer is the same for all masks and is run once; masks that lie apart share a pass.
 #

@@ -49,7 +49,7 @@ def meet(before: SceneContext, after: SceneContext, known: Strangers, windows: i
     if thing.sum() >= max(1, LEAST * len(tokens)):
         again = len(known.tokens) and (_nearest(tokens[thing], known.tokens) <= alike).float().mean() >= 0.5
         seen = known.windows + 1 if again else 1
-    if not seen or seen < windows:
+    if seen < windows:
         return _remember(after, tokens[~strange], labels[~strange], 0), Strangers(tokens[strange], seen)
     labels, kept = torch.where(thing, after.count, labels), thing | ~strange
     stays = torch.zeros_like(thing)

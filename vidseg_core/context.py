@@ -62,7 +62,7 @@ class Clusters:
 
 def kmeans(tokens: Float[Tensor, "n d"], settings: ContextSettings, seed: int = 0) -> Clusters:
     """K-means (Lloyd 1982) from greedy k-means++ starts (Arthur & Vassilvitskii 2007), the best of `restarts` by inertia.
-    Centroids are found on a draw of `max_context` tokens (inertia + 0.5 %), and all tokens are then assigned.
+    Centroids are found on a draw of `max_context` tokens, and all tokens are then assigned.
 
     Deterministic by seed on one kind of device. Raises InputError if there are fewer tokens than clusters.
     """

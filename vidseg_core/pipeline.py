@@ -89,7 +89,7 @@ class VidSeg:
     ):
         self.backbone = backbone
         self.settings = (settings or Settings()).resolve(backbone.model)
-        self.extract = extract or (partial(frame_features, backbone, settings=self.settings))
+        self.extract = extract or partial(frame_features, backbone, settings=self.settings)
         backbone.check(self.settings)
 
     def __call__(

@@ -56,7 +56,7 @@ class FeatureSettings:
     the steps, the start and the guidance of `paper`, and from a sample of the autoencoder's posterior."""
     scales: tuple[float, ...] | None = None
     """Multiples of the working size at which frames are seen: the first makes the cells, the features of others stand beside
-    its own. Paper: 1. The tiny model: 1.5, which is worth its 2.4 times the time (`benchmarks/ablation.py`)."""
+    its own. Paper: 1. The tiny model: 1.5, at two to three times the time of this stage (`benchmarks/speed.py`)."""
     shifts: int = 1
     """Passes along each axis over frames displaced by a part of a cell, interleaved: 2 makes four times the passes and cells
     at the scale that the model knows."""
@@ -102,7 +102,7 @@ class ContextSettings:
 
 @dataclass(frozen=True)
 class RefineSettings:
-    """Stage 3: neighbours in space and time vote, or the cells along a track."""
+    """Stage 3: correspondences in the frames near by vote, or the cells along a track."""
 
     method: Literal["neighbours", "tracks", "reference", "none"] = "neighbours"
     """Who votes on a cell: it and its correspondences in the frames near by ("neighbours"), or the cells along its track
@@ -133,7 +133,7 @@ class UpsampleSettings:
     timestep: float | None = None
     """Noise level of the modulated step of "direct"."""
     strength: float | None = None
-    """lambda: the constant that is added and subtracted inside the mask."""
+    """lambda: the constant that is added (and, two-sided, subtracted) inside the mask."""
     difference: Literal["one-sided", "two-sided"] = "one-sided"
     """"direct": response to +lambda against no modulation, which is run anyway, or against -lambda (paper), which costs as much
     again."""
@@ -144,7 +144,8 @@ class UpsampleSettings:
     edges: float = 0.5
     """Radius, in cells, of the squares in which scores follow the frame's edges (`edges`); 0: nowhere, as in the paper."""
     damping: float = 0.0
-    """Weight of the response outside the (blurred) coarse mask. Paper: 0.7, with which far halos win pixels."""
+    """Weight of the response where the votes are for other labels. Paper: 0.7 outside the coarse mask, with which far halos win
+    pixels."""
     floor: float = 2.0
     """Added to a response, whose full strength is 1, before it is weighed by the votes: where nothing responds, they decide."""
     peak: float = 0.9

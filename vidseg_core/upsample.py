@@ -2,8 +2,9 @@
 
 Add a constant lambda to an attention output inside coarse masks: what the model predicts then differs from what it predicts
 without (in the paper, with -lambda) where its own later layers believe a mask to be, at the resolution of the image (VidSeg,
-section 3.4, after EmerDiff, Namekata et al. 2024). The mask with the largest normalised difference takes the pixel.
-`modulation` runs the network; here its responses become labels.
+section 3.4, after EmerDiff, Namekata et al. 2024). The label whose
+normalised difference, weighed by its votes, is largest takes the pixel. `modulation` runs the network; here its responses
+become labels.
 """
 
 import numpy as np
@@ -22,7 +23,7 @@ from vidseg_core.modulation import Group, NoisyWindow, Prediction, owners, predi
 from vidseg_core.settings import Settings, UpsampleSettings
 
 FLAT = 1e-3
-"""Variance of colour, in 0..1, below which the guided filter takes a place for one of one colour."""
+"""Variance of colour, in 0..1, below which a square counts as of one colour."""
 BLUR_SIZE, BLUR_SIGMA = 5, 3.0
 """The Gaussian on a response map, in pixels across and its standard deviation, as the paper has it."""
 SILENT = 1e-6

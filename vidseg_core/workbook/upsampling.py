@@ -36,7 +36,8 @@ TIMESTEPS = (20, 50, 100, 200, 400, 600)
 
 @dataclass(frozen=True)
 class Answers:
-    """What each mask of a frame answered: its number, its predictions with +lambda and -lambda (RGB, 0..1), their distance."""
+    """What each mask of a frame answered: its number, its prediction with +lambda and the one that it is compared with, without
+    lambda or with -lambda (RGB, 0..1), and their distance."""
 
     names: list[int]
     plus: Float[np.ndarray, "n H W 3"]
@@ -53,7 +54,7 @@ class Bench:
         self.image = working_images(backbone, frame[None], self.settings)
 
     def ask(self, settings: UpsampleSettings) -> Answers:
-        """Modulate every mask alone, both signs, in one step at one noise level (strategy "direct")."""
+        """Modulate every mask alone in one step at one noise level (strategy "direct")."""
         latents, cells = self.backbone.encode(self.image), torch.from_numpy(self.cells[None]).to(self.backbone.device)
         window = NoisyWindow(latents, self.backbone.noise(latents, self.settings.seed, shared=True), None)
         found = list(predict_masks(self.backbone, window, cells, replace(settings, separation=None)))
@@ -90,9 +91,9 @@ class Bench:
 
 
 def explore_modulation(bench: Bench) -> Explorer:
-    """One mask's +lambda and -lambda predictions, their difference, its score and the labels of all masks.
+    """One mask's two predictions, their difference, its score and the labels of all masks.
 
-    A new lambda or timestep runs the UNet for every mask and sign, and what was seen is remembered; damping and the choice of
+    A new lambda or timestep runs the UNet for every mask, and what was seen is remembered; damping and the choice of
     the mask are instant. `shown` has "response" and "score" [H, W] of the mask, "labels" [H, W] and "margin" [H, W].
     """
     own = bench.settings.upsample
@@ -130,15 +131,15 @@ def show_modulation(
     labels: Integer[np.ndarray, "H W"],
     names: Mapping[int, str],
 ) -> Figure:
-    """One mask on its way: its cells, the predictions with +lambda and -lambda (RGB in 0..1, at the working size), their
-    distance, its score, and the labels that all masks together give. Panel "cells" takes clicks."""
+    """One mask on its way: its cells, the prediction with +lambda and the one that it is compared with (RGB in 0..1, at the
+    working size), their distance, its score, and the labels that all masks together give. Panel "cells" takes clicks."""
     size = frame.shape[:2]
     figure = Drawing(figsize=(9, 6 * size[0] / size[1] + 1.3), layout="constrained")
     axes = figure.subplots(2, 3)
     inside = enlarge(chosen.astype(np.int64), size) == 1
     panel(axes[0, 0], np.where(inside[..., None], frame, frame // 4 + 160).astype(np.uint8), "the mask, in cells", name="cells")
     panel(axes[0, 1], plus, "prediction with +λ", size)
-    panel(axes[0, 2], minus, "prediction with -λ", size)
+    panel(axes[0, 2], minus, "what it is compared with", size)
     panel(axes[1, 0], response, "their distance (black: 0)", size, cmap="magma", vmin=0)
     panel(axes[1, 1], score, "blurred, scaled, damped", cmap="magma", vmin=0, vmax=1)
     panel(axes[1, 2], blend(frame, labels), "the largest score takes the pixel")
