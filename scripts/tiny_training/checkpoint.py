@@ -10,18 +10,19 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
 from PIL import Image
+from torch import nn
 
+from tiny_training.families import FAMILIES
 from tiny_training.settings import TrainSettings
-from tiny_training.trainer import TINY, Run, load_unet, mean_with
+from tiny_training.trainer import Run, mean_with
 from vidseg_core.common import InputError
 from vidseg_core.io.files import replacing
 from vidseg_core.io.provenance import fingerprint
-from vidseg_core.models.codec import BlockDCT
 
-COLUMNS = ("step", "images", "minutes", "epsilon", "align", "relation", "border", "learning_rate", "images_per_second")
-PARTS = ("unet", "average", "head", "optimizer")
+TERMS = ("denoising", "align", "relation", "border", "concept")
+COLUMNS = ("step", "images", "minutes", *TERMS, "learning_rate", "images_per_second")
+PARTS = ("network", "average", "head", "optimizer")
 
 
 def save(run: Run, settings: TrainSettings, origin: Mapping[str, object], out: Path, mix: Path | None = None) -> None:
@@ -73,11 +74,10 @@ def _tidy(path: Path, aside: Path, old: Path) -> None:
 
 def save_model(run: Run, settings: TrainSettings, origin: Mapping[str, object], folder: Path, mix: Path | None) -> None:
     """A diffusers folder in half precision, of the averaged weights, or of their mean with those in `mix`."""
-    unet, mixed = mean_with(run.average, mix), fingerprint(load_unet(mix)) if mix else None
-    unet.half().save_pretrained(folder / "unet")
-    (folder / "unet" / "diffusion_pytorch_model.safetensors").chmod(0o644)  # safetensors makes it readable to its owner alone
-    shutil.copytree(TINY / "scheduler", folder / "scheduler", dirs_exist_ok=True)
-    shutil.copyfile(TINY / "codec.json", folder / "codec.json")
+    family = FAMILIES[settings.model]()
+    other = family.load(mix) if mix else None
+    family.save(mean_with(run.average, other), folder)
+    mixed = fingerprint(family.unet(other)) if mix else None
     about = asdict(settings) | {"steps_done": run.step} | dict(origin) | {"mean_with": mixed}
     (folder / "training.json").write_text(json.dumps(about, indent=1) + "\n")
 
@@ -122,23 +122,16 @@ def draw_curve(rows: list[list[float]], path: Path) -> None:
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    for name in ("epsilon", "align", "relation", "border"):
+    for name in TERMS:
         axes.plot([r[1] for r in rows], [r[COLUMNS.index(name)] for r in rows], label=name)
     axes.set(xlabel="images seen", ylabel="loss term (unweighted)", yscale="log")
     axes.legend()
     figure.savefig(path, format="png", dpi=80)
 
 
-@torch.inference_mode()
-def draw_samples(unet: UNet2DConditionModel, path: Path, settings: TrainSettings, count: int = 16, steps: int = 50) -> None:
-    """A grid of DDIM samples, four to a row, not picked."""
-    scheduler, codec = DDIMScheduler.from_pretrained(TINY / "scheduler"), BlockDCT.load(TINY / "codec.json")
-    scheduler.set_timesteps(steps)
-    shape = (count, codec.channels, settings.height // codec.factor, settings.width // codec.factor)
-    latents = torch.randn(shape, generator=torch.Generator().manual_seed(settings.seed))
-    context = torch.zeros(count, 1, unet.config.cross_attention_dim)
-    for t in scheduler.timesteps:
-        latents = scheduler.step(unet(latents, t, context).sample, t, latents).prev_sample
-    pixels = ((codec.decode(latents).clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1)
-    grid = pixels.unflatten(0, (-1, 4)).permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1)
-    _write(path, lambda partial: Image.fromarray(grid.numpy()).save(partial, format="png", optimize=True))
+def draw_samples(network: nn.Module, path: Path, settings: TrainSettings, count: int = 16, steps: int = 50) -> None:
+    """A sheet of what the model makes, not picked; see `Family.samples`."""
+    made = FAMILIES[settings.model]().samples(network, settings, steps, count)
+    pixels = ((made.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 3, 1, 4, 2)  # rows, height, columns, width, RGB
+    sheet = pixels.flatten(2, 3).flatten(0, 1)
+    _write(path, lambda partial: Image.fromarray(sheet.numpy()).save(partial, format="png", optimize=True))

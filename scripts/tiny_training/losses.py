@@ -46,3 +46,9 @@ def border_loss(queries: Tensor) -> Tensor:
         inner = plane[:, 3:5].mean((1, 2))
         terms += [(plane[:, ring].mean(1) - inner).square().mean() / scale for ring in (0, 1)]
     return torch.stack(terms).mean()
+
+
+def concept_loss(predicted: Tensor, features: Tensor) -> Tensor:
+    """1 - cosine of [clips, d] with the mean over the cells of each clip's first frame; features are [clips * f, d, h, w]."""
+    first = features.unflatten(0, (len(predicted), -1))[:, 0]
+    return 1 - F.cosine_similarity(predicted.float(), first.mean((2, 3)), dim=1).mean()

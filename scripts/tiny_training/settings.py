@@ -8,6 +8,7 @@ from vidseg_core.common import InputError
 
 CELL = 8  # pixels per query token
 LAST_BLOCK = 15  # of EfficientNet-Lite0
+MODELS = ("tiny", "tiny-video")
 FREE = ("steps", "minutes")
 """Settings that may change when a run goes on: the budget."""
 
@@ -21,6 +22,7 @@ def option(default: object, about: str) -> object:
 class TrainSettings:
     """Everything on the command line that shapes the result; recorded beside the weights."""
 
+    model: str = option("tiny", "what is trained: tiny (images) or tiny-video (windows of frames)")
     seed: int = option(0, "of weights, crops and noise")
     steps: int | None = option(
         None, "stop after so many; with one thread count, and without --minutes, a run can be repeated exactly"
@@ -49,6 +51,14 @@ class TrainSettings:
     border_weight: float = option(
         0.1, "of the difference of mean queries at the border and inside; without it a frame is a cluster"
     )
+    frames: int = option(8, "tiny-video: frames of a clip; --batch counts clips")
+    real_share: float = option(0.3, "tiny-video: clips that are real; the others are pseudo-videos made from the images")
+    cutout_share: float = option(0.7, "tiny-video: pseudo-videos in which a piece of another image moves across")
+    noise_mean: float = option(-1.0, "tiny-video: mean of the logarithm of noise levels; the features are read at low ones")
+    noise_deviation: float = option(1.6, "tiny-video: its deviation")
+    shared_noise: float = option(0.25, "tiny-video: clips with one noise for all frames, as the pipeline's features have it")
+    drop: float = option(0.1, "tiny-video: clips without their first frame as condition, for guidance")
+    concept_weight: float = option(0.2, "tiny-video: of the cosine between the image encoder's embedding and the CNN's mean")
     enlarge: int = option(2, "the CNN sees images enlarged so much: its stride of 16 then is our 8")
     blocks: tuple[int, ...] = option((4, 10, 15), "of the CNN, whose output is the target: strides 8, 16, 32")
     block_weights: tuple[float, ...] = option((0.35, 0.35, 0.3), "of each block in both alignment terms")
@@ -57,6 +67,11 @@ class TrainSettings:
     def aligned(self) -> bool:
         """Whether the CNN is needed at all."""
         return self.align_weight > 0 or self.relation_weight > 0
+
+    @property
+    def batch_images(self) -> int:
+        """Images a step: of a video model, the frames of all clips."""
+        return self.batch * (1 if self.model == "tiny" else self.frames)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -69,12 +84,14 @@ class TrainSettings:
             raise InputError("give a budget: --minutes, --steps or both; the learning rate falls to zero at its end")
         for name, value in ((f.name, getattr(self, f.name)) for f in fields(self)):
             least, most = RANGES.get(name, (0, ANY))
-            for v in value if isinstance(value, tuple) else () if value is None else (value,):
+            for v in value if isinstance(value, tuple) else () if value is None or isinstance(value, str) else (value,):
                 if not (math.isfinite(v) and least <= v <= most):
                     above = (
                         "more than 0" if least == SMALL else f"{least:g} or more" if most == ANY else f"{least:g} to {most:g}"
                     )
                     raise InputError(f"{spelled(name)} {v:g}: expected {above}")
+        if self.model not in MODELS:
+            raise InputError(f"--model {self.model}: expected one of {', '.join(MODELS)}")
         if self.height % 16 or self.width % 16:
             raise InputError(f"crops of {self.height}x{self.width}: --height and --width must be multiples of 16")
         if self.scale_low > self.scale_high:
@@ -106,6 +123,7 @@ RANGES = {
     "seed": (0, 2**32 - 1), "minutes": (SMALL, ANY), "batch": (1, ANY), "height": (64, ANY), "width": (64, ANY),
     "side": (64, ANY), "scale_low": (0.01, ANY), "scale_high": (0.01, ANY), "lr": (0, 1), "clip": (SMALL, ANY),
     "ema": (0, 1 - SMALL), "timestep_power": (SMALL, ANY), "relation_tokens": (2, ANY), "enlarge": (1, 8),
-    "blocks": (0, LAST_BLOCK),
+    "blocks": (0, LAST_BLOCK), "frames": (1, 64), "real_share": (0, 1), "cutout_share": (0, 1), "shared_noise": (0, 1),
+    "drop": (0, 1), "noise_mean": (-5, 4), "noise_deviation": (SMALL, 4),
 }  # fmt: skip
 """Smallest and largest value of a setting; of the others, 0 and any."""

@@ -89,12 +89,16 @@ def centres(start: float, stop: float, count: int) -> Tensor:
 
 
 def sample_map(features: Tensor, x: Tensor, y: Tensor, stride: float) -> Tensor:
-    """Bilinear values of [1, d, h, w] at pixel positions x [w'] and y [h']: [1, d, h', w'].
+    """Values at the columns x [w'] and rows y [h'] of pixels: [1, d, h', w']; see `sample_points`."""
+    return sample_points(features, torch.stack(torch.broadcast_tensors(x[None], y[:, None]), -1), stride)
+
+
+def sample_points(features: Tensor, points: Tensor, stride: float) -> Tensor:
+    """Bilinear values of [1, d, h, w] at pixel positions (x, y) [h', w', 2]: [1, d, h', w'].
 
     The CNN pads strided convolutions on the right and below only ("same" of TensorFlow), so that cell i is centred on pixel
     stride * (i + 1) and not stride * (i + 1/2): half a cell of displacement that would become a halo on two sides.
     """
-    h, w = features.shape[2:]
-    u, v = ((x / stride - 1 + 0.5) * 2 / w - 1, (y / stride - 1 + 0.5) * 2 / h - 1)
-    where = torch.stack(torch.broadcast_tensors(u[None], v[:, None]), -1)[None]
-    return F.grid_sample(features, where, padding_mode="border", align_corners=False)
+    size = points.new_tensor([features.shape[3], features.shape[2]])
+    where = (points / stride - 1 + 0.5) * 2 / size - 1
+    return F.grid_sample(features, where[None], padding_mode="border", align_corners=False)

@@ -5,21 +5,18 @@ import math
 import os
 import signal
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
-import train_tiny
 from PIL import Image
-from safetensors.torch import load_file
 from tiny_training import checkpoint, targets
 from tiny_training.images import Crop, cut, draw_crop, read_images, to_tensor
 from tiny_training.losses import align_loss, border_loss, relation_loss
 from tiny_training.settings import TrainSettings
 from tiny_training.targets import Targets, sample_map
 from tiny_training.trainer import Run, Trainer, learning_rate, start
-from torch import nn
+from trainings import command, interrupted_after, refused, weights
 
 from vidseg_core.common import InputError
 from vidseg_core.io.samples import sample_clip
@@ -35,25 +32,6 @@ OPTIONS = [
 ]
 
 
-class SmallNet(nn.Module):
-    """As much of EfficientNet as the targets use: a stem and two blocks, strides 4 and 8, padded on the right and below."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self._bn0, self._swish = nn.Identity(), nn.SiLU()
-        self._conv_stem = nn.Conv2d(3, 8, 2, 2)
-        self._blocks = nn.ModuleList([nn.Conv2d(8, 8, 2, 2), nn.Conv2d(8, 6, 2, 2)])
-        self._conv_stem.weight.data *= 30  # features are standardised: deviations shall be far from nothing
-
-
-@pytest.fixture(autouse=True)
-def small_cnn(monkeypatch):
-    """The CNN comes from packages that are no dependency; what it knows is nothing that these tests are about."""
-    monkeypatch.setattr(targets, "load_cnn", lambda: SmallNet().eval().requires_grad_(False))
-    monkeypatch.setattr(train_tiny, "draw_samples", partial(checkpoint.draw_samples, count=4, steps=2))
-
-
 @pytest.fixture
 def folder(tmp_path):
     """Four pictures, 112x96, cut out of the sample clip."""
@@ -62,35 +40,6 @@ def folder(tmp_path):
     for n, frame in enumerate(sample_clip("cup").frames[:48:12]):
         Image.fromarray(frame[60:156, 100:212]).save(path / f"{n}.png")
     return path
-
-
-def command(monkeypatch, *words):
-    monkeypatch.setattr("sys.argv", ["train_tiny.py", *map(str, words)])
-    return train_tiny.main()
-
-
-def refused(monkeypatch, capsys, *words):
-    """The message of a command that must end with status 2."""
-    with pytest.raises(SystemExit) as ended:
-        command(monkeypatch, *words)
-    assert ended.value.code == 2
-    return capsys.readouterr().err
-
-
-def weights(folder):
-    return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
-
-
-def interrupted_after(monkeypatch, count, number=signal.SIGINT):
-    """Let the process get a signal in the midst of its step `count`."""
-    whole = Trainer.step
-
-    def step(self):
-        if self.run.step == count - 1:
-            os.kill(os.getpid(), number)
-        return whole(self)
-
-    monkeypatch.setattr(Trainer, "step", step)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -186,7 +135,7 @@ def test_a_spoiled_step_is_not_saved(monkeypatch, capsys, folder, tmp_path):
     message = refused(monkeypatch, capsys, tmp_path / "out", "--images", folder, *OPTIONS, "--save-every", "1e-9")
     assert "step 2: the border loss is nan" in message
     state = checkpoint.read_checkpoint(tmp_path / "out" / "checkpoint.pt")
-    assert state["step"] == 2 and all(v.isfinite().all() for v in state["unet"].values())
+    assert state["step"] == 2 and all(v.isfinite().all() for v in state["network"].values())
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(monkeypatch, capsys, folder, tmp_path):
@@ -404,7 +353,7 @@ def test_queries_learn_at_their_own_rate():
     run = start(replace(SMALL, query_lr_factor=6.0), [8, 6], None)
     factors = {g["factor"]: sum(p.numel() for p in g["params"]) for g in run.optimizer.param_groups}
     assert factors[6.0] == 4 * 96 * 96 and factors[3.0] == sum(p.numel() for p in run.head.parameters())
-    assert sum(factors.values()) - factors[3.0] == sum(p.numel() for p in run.unet.parameters())
+    assert sum(factors.values()) - factors[3.0] == sum(p.numel() for p in run.network.parameters())
 
 
 def test_the_real_cnn_has_the_strides_that_the_targets_count_on(monkeypatch):

@@ -28,6 +28,8 @@ class Codec(Protocol):
     """Pixels per latent cell along one side."""
     channels: int
     """Channels of a latent."""
+    scale: float
+    """What latents were multiplied by: a video model is shown its first frame without it."""
 
     def encode(self, images: Float[Tensor, "n 3 H W"], sample: int | None = None) -> Float[Tensor, "n c h w"]:
         """RGB in [-1, 1], sides multiples of `factor`, to latents of about unit variance; with a seed `sample`, a draw from the
@@ -49,6 +51,8 @@ class BlockDCT:
     `luma` and `chroma` are how many coefficients of Y and of each of Cb, Cr are kept, in `zigzag` order; `mean` and `std`
     (one per latent channel, in the order Y.. Cb.. Cr..) standardise the latents. Read from `codec.json` beside the UNet.
     """
+
+    scale = 1.0
 
     def __init__(self, block: int, luma: int, chroma: int, zigzag: list[list[int]], mean: list[float], std: list[float]):
         self.factor, self.channels = block, luma + 2 * chroma

