@@ -139,8 +139,8 @@ class UpsampleSettings:
     again."""
     separation: int | None = 1
     """"direct": masks that are more than so many cells apart are modulated in one pass. None: each mask alone. With 1,
-    5 passes do for 20 masks, a number that stops growing with K, and 99.1 % of pixels are as with None; with 2, one pass more
-    and 99.4 % (`benchmarks/colouring.py`)."""
+    6 or 7 passes do for 20 masks, a number that stops growing with K, and 99.6 % of pixels are as with None; with 2, one pass
+    more and 99.7 % (`benchmarks/colouring.py`)."""
     edges: float = 0.5
     """Radius, in cells, of the squares in which scores follow the frame's edges (`edges`); 0: nowhere, as in the paper."""
     damping: float = 0.0
