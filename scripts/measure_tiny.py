@@ -34,6 +34,7 @@ from vidseg_core.evaluation.datasets import open_dataset
 from vidseg_core.evaluation.extractors import cnn_blocks, load_cnn, side_by_side
 from vidseg_core.evaluation.labelled import Dataset, LabelledClip
 from vidseg_core.features import QUERY, append_position, normalise
+from vidseg_core.settings import ConditionSettings
 
 Extractor = Callable[[torch.Tensor], np.ndarray]  # RGB in [-1, 1], [f, 3, H, W] -> tokens [f, H/8, W/8, d]
 
@@ -41,7 +42,6 @@ CELL = 8  # pixels per token, the grid of the tapped queries; every other featur
 LENGTH = 14  # frames of a window, as in the reference
 NEIGHBOURS = 4  # of the k-NN, as in the reference
 QUERIES = ("up_blocks.1.attentions.0" + QUERY, "up_blocks.1.attentions.1" + QUERY)  # both at H/8
-TIMESTEP = 20  # nearly clean: the queries were aligned to features of clean images
 POSITION = {"max": 0.5, "l2": 0.15}  # weight of (y, x), each in [-1, 1]; tokens with a largest entry of 1 are 4.4 long
 
 
@@ -74,25 +74,23 @@ def colour(frames: torch.Tensor) -> np.ndarray:
 
 
 def queries(folder: Path, pad: int) -> Extractor:
-    """Self-attention queries of both decoder blocks side by side, at one timestep with one noise for all frames, which are
-    reflected by `pad` pixels on every side; the border's tokens are cut off. InputError for a folder that holds no model."""
+    """Self-attention queries of both decoder blocks side by side, at the model's own noise level with one noise for all frames,
+    which are reflected by `pad` pixels on every side; the border's tokens are cut off. A video model sees the window at once.
+    InputError for a folder that holds no model."""
     if missing := [part for part in ("unet", "codec.json") if not (folder / part).exists()]:
         what = "a folder with unet/, scheduler/ and codec.json, such as OUT/model of scripts/train_tiny.py"
         raise InputError(f"{folder} has no {' and no '.join(missing)}. Give {what}")
-    from diffusers import DDPMScheduler
-
     # An absolute path is neither the name of an embedded model nor one to ask the hub for.
     backbone, cells = load_backbone(folder.absolute(), "cpu", "float32"), pad // CELL
-    scheduler = DDPMScheduler.from_config(backbone.scheduler)
+    timestep = backbone.model.feature_timestep
 
     @torch.inference_mode()
     def extract(frames: torch.Tensor) -> np.ndarray:
         frames = F.pad(frames, [pad] * 4, mode="reflect")
-        latents, steps = backbone.encode(frames), torch.full((len(frames),), TIMESTEP)
-        noise = backbone.noise(latents, seed=0, shared=True).expand_as(latents)
-        with backbone.tap(QUERIES) as taps:
-            context = torch.zeros(len(frames), 1, backbone.unet.config.cross_attention_dim)
-            backbone.unet(scheduler.add_noise(latents, noise, steps), steps, context)
+        latents, condition = backbone.encode(frames), backbone.condition(frames, ConditionSettings(), seed=0)
+        noisy = latents + backbone.sigma(timestep) * backbone.noise(latents, seed=0, shared=True)
+        with backbone.tap(QUERIES, enough=True) as taps:
+            backbone.denoise(noisy, timestep, condition=condition)
         h, w = frames.shape[2] // CELL, frames.shape[3] // CELL
         tokens = torch.cat([taps[path] for path in QUERIES], -1).unflatten(1, (h, w)).numpy()
         return tokens[:, cells : h - cells, cells : w - cells]

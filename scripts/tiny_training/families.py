@@ -202,13 +202,16 @@ class VideoFamily(Family):
         wide = sigma.view(-1, 1, 1, 1, 1)
         scaled = (latents + wide * drawn) / (wide**2 + 1).sqrt()
         target = (drawn - wide * latents) / (wide**2 + 1).sqrt()
+        hidden = hide(latents, settings.hidden_share, noise)
+        scaled = torch.where(hidden, draw(latents.shape), scaled)
         seen = self.encoder(network)(clips[:, 0])
         embedding, first, numbers = self.condition(seen, clips, settings, noise)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             inputs = torch.cat([scaled, first[:, None].expand(-1, f, -1, -1, -1)], 2)
             predicted = network.unet(inputs, sigma.log() / 4, embedding, numbers).sample
         certainty = (1 / (sigma**2 + 1).sqrt()).repeat_interleave(f)
-        return NoisyPass(F.mse_loss(predicted.float(), target), certainty, seen)
+        error = (predicted.float() - target).square().masked_fill(hidden, 0)
+        return NoisyPass(error.mean(), certainty, seen)
 
     def condition(
         self, embedding: Tensor, clips: Tensor, settings: TrainSettings, noise: torch.Generator
@@ -259,6 +262,18 @@ class VideoFamily(Family):
 
 
 FAMILIES = {"tiny": ImageFamily, "tiny-video": VideoFamily}
+
+
+def hide(latents: Tensor, share: float, noise: torch.Generator) -> Tensor:
+    """Which cells [n, f, 1, h, w] of latents [n, f, c, h, w] are hidden: in a share of the clips a rectangle in half of the
+    frames, each side of it a quarter of the picture's at least."""
+    n, f, _, h, w = latents.shape
+    drawn = torch.rand(6, n, f, 1, 1, 1, generator=noise)
+    height, width = (0.25 + 0.75 * drawn[k] for k in (0, 1))
+    top, left = drawn[2] * (1 - height), drawn[3] * (1 - width)
+    y, x = ((torch.arange(side) + 0.5) / side for side in (h, w))
+    inside = (y[:, None] >= top) & (y[:, None] <= top + height) & (x >= left) & (x <= left + width)
+    return inside & (drawn[4] < 0.5) & (drawn[5][:, :1] < share)
 
 
 def motion_bucket(clips: Tensor) -> Tensor:

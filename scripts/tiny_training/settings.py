@@ -57,6 +57,9 @@ class TrainSettings:
     noise_mean: float = option(-1.0, "tiny-video: mean of the logarithm of noise levels; the features are read at low ones")
     noise_deviation: float = option(1.6, "tiny-video: its deviation")
     shared_noise: float = option(0.25, "tiny-video: clips with one noise for all frames, as the pipeline's features have it")
+    hidden_share: float = option(
+        0.5, "tiny-video: clips of which parts are hidden by noise in some frames: only other frames tell what is there"
+    )
     drop: float = option(0.1, "tiny-video: clips without their first frame as condition, for guidance")
     concept_weight: float = option(0.2, "tiny-video: of the cosine between the image encoder's embedding and the CNN's mean")
     enlarge: int = option(2, "the CNN sees images enlarged so much: its stride of 16 then is our 8")
@@ -124,6 +127,6 @@ RANGES = {
     "side": (64, ANY), "scale_low": (0.01, ANY), "scale_high": (0.01, ANY), "lr": (0, 1), "clip": (SMALL, ANY),
     "ema": (0, 1 - SMALL), "timestep_power": (SMALL, ANY), "relation_tokens": (2, ANY), "enlarge": (1, 8),
     "blocks": (0, LAST_BLOCK), "frames": (1, 64), "real_share": (0, 1), "cutout_share": (0, 1), "shared_noise": (0, 1),
-    "drop": (0, 1), "noise_mean": (-5, 4), "noise_deviation": (SMALL, 4),
+    "drop": (0, 1), "hidden_share": (0, 1), "noise_mean": (-5, 4), "noise_deviation": (SMALL, 4),
 }  # fmt: skip
 """Smallest and largest value of a setting; of the others, 0 and any."""

@@ -20,7 +20,7 @@ from tiny_training.clips import (
     targets_of,
     through,
 )
-from tiny_training.families import VIDEO_UNET, ImageFamily, VideoFamily, VideoNetwork, motion_bucket
+from tiny_training.families import VIDEO_UNET, ImageFamily, VideoFamily, VideoNetwork, hide, motion_bucket
 from tiny_training.settings import TrainSettings
 from tiny_training.targets import Targets
 from tiny_training.widening import begin_from_image, places
@@ -144,9 +144,22 @@ def test_the_pass_asks_for_v_at_the_level_that_it_names():
     family, images = VideoFamily(), torch.rand(6, 3, 64, 80) * 2 - 1
     clean = family.codec.encode(images).unflatten(0, (2, 3))
     network = VideoNetwork(Oracle(clean), family.create().encoder)
-    made = family.noisy_pass(network, images, SMALL, torch.Generator().manual_seed(0))
+    made = family.noisy_pass(network, images, replace(SMALL, hidden_share=0), torch.Generator().manual_seed(0))
     assert made.denoising < 1e-6 and made.embedding.shape == (2, 1, 32)
     assert made.certainty.shape == (6,) and made.certainty[:3].unique().numel() == 1 and (made.certainty > 0).all()
+
+
+def test_hidden_parts_are_rectangles_in_half_of_the_frames_of_some_clips():
+    hidden = hide(torch.zeros(200, 4, 12, 24, 32), 0.5, torch.Generator().manual_seed(0))[:, :, 0]
+    clips = hidden.flatten(1).any(1)
+    assert clips.float().mean().item() == pytest.approx(0.5 * (1 - 0.5**4), abs=0.1)
+    frames = hidden[clips].flatten(0, 1)
+    some = frames.flatten(1).any(1)
+    assert some.float().mean().item() == pytest.approx(0.5 / (1 - 0.5**4), abs=0.1)
+    for frame in frames[some][:20]:
+        rows, columns = frame.any(1), frame.any(0)
+        assert torch.equal(frame, rows[:, None] & columns[None]) and rows.sum() >= 6 and columns.sum() >= 8
+    assert not hide(torch.zeros(9, 4, 12, 24, 32), 0.0, torch.Generator()).any()
 
 
 def test_the_condition_is_the_first_frame_or_nothing():

@@ -1,0 +1,202 @@
+"""An image and a video model side by side: features along true motion, what is hidden, seams of windows, first frames."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from matplotlib.figure import Figure
+
+from vidseg_core.common import enlarge
+from vidseg_core.features import Features
+from vidseg_core.io.overlay import Drawing, blend, panel
+from vidseg_core.io.samples import GeneratedClip
+from vidseg_core.models.backbone import Backbone, Condition
+from vidseg_core.models.video_backbone import VideoBackbone
+from vidseg_core.settings import Settings
+from vidseg_core.workbook.context import named_cells, read_features
+from vidseg_core.workbook.correspondence import judge_hops
+from vidseg_core.workbook.features import at_centres
+from vidseg_core.workbook.figures import mark
+from vidseg_core.workbook.motion import Window, stability, true_paths
+from vidseg_core.workbook.temporal import without_time
+from vidseg_core.workbook.widgets import Drawn, Explorer, pick, slider
+from vidseg_core.workbook.widgets import share as share_slider
+
+Frames = UInt8[np.ndarray, "f H W 3"]
+
+
+@dataclass(frozen=True)
+class Steadiness:
+    """What a window's features are worth along the true motion: `matching`, the share of moves found within a cell;
+    `similarity`, the mean cosine of a point with itself a frame later; `right` and `kept`, the shares of cells that the context
+    model labels truly, and alike a frame later."""
+
+    matching: float
+    similarity: float
+    right: float
+    kept: float
+
+
+def judge(features: Features, clip: GeneratedClip) -> Steadiness:
+    """Features of the clip's first frames against the exact answer; the first mask names the cells."""
+    cells = named_cells(features, clip.labels[0], Settings())
+    count = len(cells)
+    window = Window(clip, features.match, cells)
+    kept = stability(cells, clip.flow[: count - 1], clip.visible[: count - 1])
+    similar = float(np.nanmean(along_motion(features.match, clip)))
+    return Steadiness(judge_hops(window).within, similar, float((cells == window.truth).mean()), float(kept.mean()))
+
+
+def along_motion(match: Float[torch.Tensor, "f h w e"], clip: GeneratedClip, start: int = 0) -> Float[np.ndarray, " g"]:
+    """Mean cosine between each cell and the place where it is in the next frame; frame `start` of the clip is the first. Places
+    between cells are interpolated; cells that are hidden then do not count."""
+    unit, cells = torch.nn.functional.normalize(match, dim=-1), tuple(match.shape[1:3])
+    side = np.array(clip.labels.shape[1:]) / cells
+    centres = np.stack(np.meshgrid(*[(np.arange(n) + 0.5) for n in cells], indexing="ij"), -1)
+    means = []
+    for n in range(len(match) - 1):
+        flow = np.stack([at_centres(clip.flow[start + n][None, ..., k], cells)[0] / side[k] for k in range(2)], -1)
+        where = (centres + flow) / cells * 2 - 1
+        grid = torch.from_numpy(where[None, ..., ::-1].copy()).float()
+        there = torch.nn.functional.grid_sample(
+            unit[n + 1].permute(2, 0, 1)[None], grid, padding_mode="border", align_corners=False
+        )[0].permute(1, 2, 0)
+        cosine = torch.nn.functional.cosine_similarity(unit[n], there, dim=-1).numpy()
+        means.append(cosine[at_centres(clip.visible[start + n][None], cells)[0]].mean())
+    return np.array(means)
+
+
+def shuffled(backbone: Backbone, frames: Frames, seed: int = 0) -> Features:
+    """Features of the frames when the model is shown them in another order (the first stays), put back in their own."""
+    order = np.concatenate([[0], 1 + np.random.default_rng(seed).permutation(len(frames) - 1)])
+    found, back = read_features(backbone, frames[order]), torch.from_numpy(np.argsort(order))
+    return Features(found.context[back], found.match[back])
+
+
+def judge_time(backbone: VideoBackbone, clip: GeneratedClip, frames: int) -> dict[str, Steadiness]:
+    """`judge` for a video model as it is and with its sense of time disturbed in three ways."""
+    shown, table = clip.frames[:frames], {}
+    table["as it is"] = judge(read_features(backbone, shown), clip)
+    table["frames shuffled"] = judge(shuffled(backbone, shown), clip)
+    for name, what in (("no attention over time", "attention"), ("no temporal layer", "all")):
+        with backbone.edit(without_time(backbone, what)):
+            table[name] = judge(read_features(backbone, shown), clip)
+    return table
+
+
+def follow_point(
+    models: Mapping[str, Float[torch.Tensor, "f h w e"]], clip: GeneratedClip, point: tuple[int, int]
+) -> dict[str, Float[np.ndarray, " f"]]:
+    """For each model's features the cosine between a point (y, x) of frame 0, in pixels, and the true place of that point in
+    each frame; NaN where it is hidden."""
+    curves = {}
+    for name, match in models.items():
+        unit, cells = torch.nn.functional.normalize(match, dim=-1), np.array(match.shape[1:3])
+        path = true_paths(clip, np.array([point]), 0, len(match))[0]
+        place = np.nan_to_num(path * cells // clip.labels.shape[1:]).astype(int).clip(0, cells - 1)
+        own = torch.stack([unit[n, y, x] for n, (y, x) in enumerate(place)])
+        curves[name] = np.where(np.isfinite(path[:, 0]), (own @ own[0]).numpy(), np.nan)
+    return curves
+
+
+def explore_point(models: Mapping[str, Float[torch.Tensor, "f h w e"]], clip: GeneratedClip) -> Explorer:
+    """Click a point of frame 0: how similar its features stay to themselves along its true way, a curve for each model.
+    `shown` has "curves" by model."""
+    size = clip.labels.shape[1:]
+
+    def draw(y: int, x: int) -> Drawn:
+        curves = follow_point(models, clip, (y, x))
+        figure = Drawing(figsize=(9, 2.9), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=(1, 1.4))
+        panel(left, clip.frames[0], "frame 0: click a point", size, name="0")
+        mark(left, y, x, size, size)
+        for (name, curve), style in zip(curves.items(), ("-", "--", ":"), strict=False):
+            right.plot(curve, style, color="black", label=name)
+        right.set(ylim=(-0.05, 1.05), xlabel="frame", ylabel="cosine with itself in frame 0")
+        right.legend(fontsize=9, frameon=False)
+        return figure, {"curves": curves}
+
+    return Explorer(
+        draw, lambda panel, x, y: pick(size, size, x, y) and {"y": int(y), "x": int(x)},
+        y=slider("y", size[0] // 2, 0, size[0] - 1, live=True), x=slider("x", size[1] // 2, 0, size[1] - 1, live=True),
+    )  # fmt: skip
+
+
+def show_seam(curves: Mapping[str, Float[np.ndarray, " g"]], seams: Sequence[int]) -> Figure:
+    """Similarity along the motion from frame to frame, a line for each model; dotted where a window ends."""
+    figure = Drawing(figsize=(9, 2.6), layout="constrained")
+    axes = figure.subplots()
+    for (name, curve), style in zip(curves.items(), ("-", "--", "-.", ":"), strict=False):
+        axes.plot(np.arange(1, len(curve) + 1), curve, style, color="black", label=name)
+    for seam in seams:
+        axes.axvline(seam, color="black", linestyle=":", linewidth=1)
+    axes.set(xlabel="frame", ylabel="cosine with the frame before")
+    axes.legend(fontsize=9, frameon=False)
+    return figure
+
+
+def conditioned(backbone: VideoBackbone, frames: Frames, first: UInt8[np.ndarray, "H W 3"] | None) -> Features:
+    """Features of the frames when the model is told another first frame, or none (the condition is zero)."""
+
+    def condition(images: torch.Tensor, settings: object, seed: int) -> Condition:
+        own = type(backbone).condition(backbone, images if first is None else other(images), settings, seed)
+        if first is not None:
+            return own
+        return Condition(torch.zeros_like(own.embedding), own.frames, torch.zeros_like(own.first), own.numbers)
+
+    def other(images: torch.Tensor) -> torch.Tensor:
+        return torch.cat([backbone.images(first[None], tuple(images.shape[2:])), images[1:]])
+
+    backbone.condition = condition
+    try:
+        return read_features(backbone, frames)
+    finally:
+        del backbone.condition
+
+
+def hide(frames: Frames, frame: int, share: float, seed: int = 0) -> Frames:
+    """The frames with the middle of one of them lost: noise over a rectangle whose sides are `share` of the picture's."""
+    spoiled, (h, w) = frames.copy(), frames.shape[1:3]
+    part = tuple(slice(round(side * (1 - share) / 2), round(side * (1 + share) / 2)) for side in (h, w))
+    there = spoiled[frame][part]
+    there[:] = np.random.default_rng(seed).integers(0, 256, there.shape)
+    return spoiled
+
+
+def explore_hidden(models: Mapping[str, Backbone], clip: GeneratedClip, frames: int) -> Explorer:
+    """How much of a frame is lost, and which frame: the classes that the context model finds there with each model's features.
+
+    A pass over the window for each model and setting; what was seen is remembered. `shown` has "right" by model: the share of
+    cells within the hidden part that get their true class.
+    """
+    size, settings = clip.labels.shape[1:], Settings()
+
+    @lru_cache(maxsize=64)
+    def label(name: str, frame: int, share: float) -> np.ndarray:
+        return named_cells(read_features(models[name], hide(clip.frames[:frames], frame, share)), clip.labels[0], settings)
+
+    def draw(frame: int, share: float) -> Drawn:
+        spoiled, found = hide(clip.frames[:frames], frame, share), {name: label(name, frame, share) for name in models}
+        lost = np.any(spoiled[frame] != clip.frames[frame], -1)
+        figure, right = Drawing(figsize=(9, 2.7), layout="constrained"), {}
+        axes = figure.subplots(1, len(models) + 1)
+        panel(axes[0], spoiled[frame], f"frame {frame}, a part lost")
+        for ax, (name, cells) in zip(axes[1:], found.items(), strict=True):
+            inside = at_centres(lost[None], cells.shape[1:])[0]
+            right[name] = float((cells[frame] == at_centres(clip.labels[frame][None], cells.shape[1:])[0])[inside].mean())
+            panel(ax, blend(spoiled[frame], enlarge(cells[frame], size)), f"{name}: {right[name]:.0%} right there")
+        return figure, {"right": right}
+
+    return Explorer(draw, frame=slider("frame", frames // 2, 1, frames - 1), share=share_slider("lost", 0.5, 0.1))
+
+
+def seconds_a_window(backbone: Backbone, frames: Frames) -> float:
+    """What stage 1 takes for these frames, after a pass that warms up."""
+    read_features(backbone, frames[:2])
+    started = time.perf_counter()
+    read_features(backbone, frames)
+    return time.perf_counter() - started
