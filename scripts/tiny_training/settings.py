@@ -62,6 +62,9 @@ class TrainSettings:
     )
     drop: float = option(0.1, "tiny-video: clips without their first frame as condition, for guidance")
     concept_weight: float = option(0.2, "tiny-video: of the cosine between the image encoder's embedding and the CNN's mean")
+    teacher_weight: float = option(
+        0.0, "tiny-video: of the queries of the embedded image model, which sees each frame clean, among the targets"
+    )
     enlarge: int = option(2, "the CNN sees images enlarged so much: its stride of 16 then is our 8")
     blocks: tuple[int, ...] = option((4, 10, 15), "of the CNN, whose output is the target: strides 8, 16, 32")
     block_weights: tuple[float, ...] = option((0.35, 0.35, 0.3), "of each block in both alignment terms")
@@ -70,6 +73,13 @@ class TrainSettings:
     def aligned(self) -> bool:
         """Whether the CNN is needed at all."""
         return self.align_weight > 0 or self.relation_weight > 0
+
+    @property
+    def target_weights(self) -> tuple[float, ...]:
+        """Of each block of the CNN and, where there is one, of the teacher."""
+        if not self.teacher_weight:
+            return self.block_weights
+        return (*((1 - self.teacher_weight) * w for w in self.block_weights), self.teacher_weight)
 
     @property
     def batch_images(self) -> int:
@@ -127,6 +137,6 @@ RANGES = {
     "side": (64, ANY), "scale_low": (0.01, ANY), "scale_high": (0.01, ANY), "lr": (0, 1), "clip": (SMALL, ANY),
     "ema": (0, 1 - SMALL), "timestep_power": (SMALL, ANY), "relation_tokens": (2, ANY), "enlarge": (1, 8),
     "blocks": (0, LAST_BLOCK), "frames": (1, 64), "real_share": (0, 1), "cutout_share": (0, 1), "shared_noise": (0, 1),
-    "drop": (0, 1), "hidden_share": (0, 1), "noise_mean": (-5, 4), "noise_deviation": (SMALL, 4),
+    "drop": (0, 1), "hidden_share": (0, 1), "teacher_weight": (0, 1), "noise_mean": (-5, 4), "noise_deviation": (SMALL, 4),
 }  # fmt: skip
 """Smallest and largest value of a setting; of the others, 0 and any."""

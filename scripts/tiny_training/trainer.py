@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from tiny_training.clips import Material, draw_shot, frames_of, targets_of
-from tiny_training.families import FAMILIES, Family
+from tiny_training.families import FAMILIES, TINY, Family, ImageFamily
 from tiny_training.images import Crop, cut, draw_crop
 from tiny_training.losses import align_loss, border_loss, concept_loss, relation_loss
 from tiny_training.settings import TrainSettings
 from tiny_training.targets import Targets
 from vidseg_core.common import InputError
+from vidseg_core.models.codec import BlockDCT
 
 Batch = tuple[Tensor, list[Tensor]]
 """Images [n, 3, H, W] in [-1, 1] and, per block of the CNN, features [n, d, h, w]."""
@@ -36,10 +37,10 @@ class Taps:
         return tokens.transpose(1, 2).unflatten(2, grid)
 
 
-def make_head(queries: int, embedding: int, channels: list[int]) -> nn.ModuleDict:
-    """The alignment heads, for inputs of those widths: queries [n, d, h, w] to features of all blocks side by side; if there is
-    an embedding of a clip's first frame (not 0), [n, d] to the last block's mean."""
-    convolutions = nn.Sequential(nn.Conv2d(queries, 256, 1), nn.SiLU(), nn.Conv2d(256, max(1, sum(channels)), 1))
+def make_head(queries: int, embedding: int, channels: list[int], teacher: int = 0) -> nn.ModuleDict:
+    """The alignment heads, for inputs of those widths: queries [n, d, h, w] to features of all blocks, and the teacher's, side
+    by side; if there is an embedding of a clip's first frame (not 0), [n, d] to the last block's mean."""
+    convolutions = nn.Sequential(nn.Conv2d(queries, 256, 1), nn.SiLU(), nn.Conv2d(256, max(1, sum(channels) + teacher), 1))
     concept = {"concept": nn.Linear(embedding, channels[-1] if channels else 1)} if embedding else {}
     return nn.ModuleDict({"queries": convolutions, **concept})
 
@@ -67,7 +68,7 @@ def start(settings: TrainSettings, channels: list[int], init: Path | None) -> Ru
     average = copy.deepcopy(network).eval().requires_grad_(False)
     attentions = family.tapped(network)
     width = sum(a.transformer_blocks[0].attn1.to_q.out_features for a in attentions)
-    head = make_head(width, family.embedding, channels)
+    head = make_head(width, family.embedding, channels, width if settings.teacher_weight else 0)
     tapped = [getattr(a.transformer_blocks[0].attn1, name).weight for a in attentions for name in ("to_q", "to_k")]
     rest = [p for p in network.parameters() if all(p is not t for t in tapped)]
     groups = [{"params": rest, "factor": 1.0}, {"params": tapped, "factor": settings.query_lr_factor},
@@ -117,6 +118,22 @@ def clip_batch(material: Material, targets: Targets | None, settings: TrainSetti
 BATCHES: dict[str, Callable[..., Batch]] = {"tiny": image_batch, "tiny-video": clip_batch}
 
 
+class Teacher:
+    """The embedded image model's queries of clean frames: a target for the video model, which began with its weights."""
+
+    def __init__(self, settings: TrainSettings):
+        self.network, self.grid = ImageFamily().load(TINY).eval().requires_grad_(False), settings.grid
+        self.taps = Taps(ImageFamily().tapped(self.network))
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Queries [n, d, h, w] of images [n, 3, H, W] in [-1, 1], at the first of the noise levels and without noise."""
+        latents = BlockDCT.load(TINY / "codec.json").encode(images)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            self.network(latents, 0, torch.zeros(len(images), 1, self.network.config.cross_attention_dim))
+        return self.taps.map(self.grid)
+
+
 class Trainer:
     """Draws batches and takes steps; holds what does not change during a run."""
 
@@ -124,6 +141,7 @@ class Trainer:
         self.run, self.settings, self.material, self.targets = run, settings, material, targets
         self.family: Family = FAMILIES[settings.model]()
         self.taps = Taps(self.family.tapped(run.network))
+        self.teacher = Teacher(settings) if settings.teacher_weight and targets else None
         self.head_only = settings.head_steps if init and targets else 0
 
     def losses(self, images: Tensor, targets: list[Tensor]) -> dict[str, Tensor]:
@@ -133,13 +151,13 @@ class Trainer:
         queries = self.taps.map(settings.grid)
         found = {"denoising": made.denoising, "border": border_loss(queries)}
         if targets:
-            weights, certainty = settings.block_weights, made.certainty
+            weights, certainty = settings.target_weights, made.certainty
             count = len(images) * settings.grid[0] * settings.grid[1]
             pick = torch.randperm(count, generator=run.noise)[: settings.relation_tokens]
             found["align"] = align_loss(run.head["queries"](queries), targets, weights, certainty)
             found["relation"] = relation_loss(queries, targets, weights, certainty, pick)
         if targets and made.embedding is not None:
-            found["concept"] = concept_loss(run.head["concept"](made.embedding[:, 0]), targets[-1])
+            found["concept"] = concept_loss(run.head["concept"](made.embedding[:, 0]), targets[len(settings.blocks) - 1])
         return found
 
     def total(self, found: dict[str, Tensor]) -> Tensor:
@@ -161,6 +179,8 @@ class Trainer:
         for group in run.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
         batch = BATCHES[self.settings.model](self.material, self.targets, self.settings, run.rng)
+        if self.teacher:
+            batch[1].append(self.teacher(batch[0]))
         found = self.losses(*batch)
         run.optimizer.zero_grad()
         self.total(found).backward()

@@ -23,11 +23,13 @@ from tiny_training.clips import (
 from tiny_training.families import VIDEO_UNET, ImageFamily, VideoFamily, VideoNetwork, hide, motion_bucket
 from tiny_training.settings import TrainSettings
 from tiny_training.targets import Targets
+from tiny_training.trainer import Teacher
 from tiny_training.widening import begin_from_image, places
 from torch import nn
 from trainings import command, interrupted_after, refused, weights
 
 from vidseg_core import InputError, VidSeg, load_backbone, sample_clip
+from vidseg_core.features import QUERY
 from vidseg_core.io.overlay import encode_video
 from vidseg_core.models.registry import data_folder
 
@@ -187,6 +189,7 @@ def test_a_run_goes_on_where_it_was_and_its_model_segments(monkeypatch, capsys, 
     options = [
         *data, *("--height", "64", "--width", "80", "--batch", "2", "--frames", "3", "--blocks", "0", "1"),
         *("--block-weights", ".5", ".5", "--relation-tokens", "40", "--log-every", "1", "--head-steps", "1", "--steps", "3"),
+        *("--teacher-weight", ".4"),
     ]  # fmt: skip
     command(monkeypatch, tmp_path / "whole", *options)
     with monkeypatch.context() as patch:
@@ -202,6 +205,18 @@ def test_a_run_goes_on_where_it_was_and_its_model_segments(monkeypatch, capsys, 
     backbone = load_backbone(tmp_path / "whole" / "model")
     assert backbone.coupled and VIDEO_UNET["block_out_channels"] == tuple(backbone.unet.config.block_out_channels)
     assert VidSeg(backbone)(sample_clip("cup").frames[:3, ::4, ::4]).labels.shape == (3, 60, 80)
+
+
+def test_the_teacher_is_the_embedded_models_queries_of_clean_frames():
+    frame = sample_clip("cup").frames[:1, :64, :80]
+    backbone = load_backbone("tiny", device="cpu")
+    images = backbone.images(frame, (64, 80))
+    with backbone.tap(tuple(block + QUERY for block in backbone.model.blocks)) as taps:
+        backbone.denoise(backbone.encode(images), 0)
+    expected = torch.cat([taps[block + QUERY] for block in backbone.model.blocks], -1).transpose(1, 2).unflatten(2, (8, 10))
+    found = Teacher(SMALL)(images)
+    assert torch.nn.functional.cosine_similarity(found, expected, dim=1).min() > 0.98  # bfloat16
+    assert replace(SMALL, teacher_weight=0.4).target_weights == pytest.approx((0.3, 0.3, 0.4))
 
 
 def test_weights_of_another_kind_are_refused(monkeypatch, capsys, data, tmp_path):
