@@ -1,10 +1,11 @@
 """Masks that share a pass against each mask alone: passes, and pixels with the same label, with the embedded model.
 
-    python benchmarks/colouring.py [--camvid DIR] [--davis DIR]
+    python benchmarks/colouring.py [--camvid DIR] [--davis DIR] [--model tiny-video] [--schedules]
 
 The first window of each clip, label-free with K = 20: the refined cells are the same for every row. "Near borders": pixels
 within 4 of a border between cells. Colouring a frame at a time is what image models do, a window at a time what video models
-need. The same for mIoU and boundary F: the rows "passes" of `ablation.py`.
+need. `--schedules` adds the two other strategies of stage 4, which take minutes a clip: "guided", the paper's schedule with our
+scores, and "reference", the paper's code. The same for mIoU and boundary F: the rows "passes" of `ablation.py`.
 """
 
 import argparse
@@ -52,15 +53,24 @@ def _near(labels: np.ndarray) -> np.ndarray:
     return distance_transform_edt(~border) <= NEAR
 
 
-def compare(backbone: Backbone, frames: np.ndarray, cells: Cells, settings: Settings) -> dict[str, Row]:
+def compare(
+    backbone: Backbone, frames: np.ndarray, cells: Cells, settings: Settings, schedules: bool = False
+) -> dict[str, Row]:
     """For each way to share passes: passes a frame, and the share of pixels with the label that each mask alone gives."""
     size, tokens = frames.shape[1:3], torch.from_numpy(cells)
     coupled, made, passes = copy.copy(backbone), {}, {}
     coupled.coupled = True
+
+    def run(by: Backbone, **changes: object) -> np.ndarray:
+        changed = replace(settings, upsample=replace(settings.upsample, **changes)).resolve(backbone.model)
+        return upsample(by, frames, Votes.certain(tokens), changed).numpy()
+
     for name, (separation, window) in WAYS.items():
-        changed = replace(settings, upsample=replace(settings.upsample, separation=separation)).resolve(backbone.model)
-        made[name] = upsample(coupled if window else backbone, frames, Votes.certain(tokens), changed).numpy()
-        passes[name] = len(plan(tokens, separation, window)) / len(cells)
+        if not (window and backbone.coupled):  # for a video model every colouring is one a window
+            made[name] = run(coupled if window else backbone, separation=separation, strategy="direct")
+            passes[name] = len(plan(tokens, separation, window or backbone.coupled)) / len(cells)
+    for strategy in ("guided", "reference") if schedules else ():
+        made[strategy], passes[strategy] = run(backbone, strategy=strategy), float("nan")
     made["bilinear, no pass"], passes["bilinear, no pass"] = bilinear(cells, size), 0
     near = near_borders(cells, size)
     same = {name: labels == made[ALONE] for name, labels in made.items()}
@@ -81,6 +91,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--camvid", metavar="DIR")
     parser.add_argument("--davis", metavar="DIR")
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--schedules", action="store_true")
     parser.add_argument("--clusters", type=int, default=20)
     parser.add_argument("--frames", type=int, default=14)
     parser.add_argument("--threads", type=int, default=1)
@@ -88,12 +100,12 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     settings, backbone = (
         Settings(context=ContextSettings(num_clusters=options.clusters, num_segments=None)),
-        load_backbone("tiny", device="cpu"),
+        load_backbone(options.model, device="cpu"),
     )
     found = []
     for clip in tqdm(list(clips(options)), unit="clip", disable=None):
         frames = np.stack([frame for frame, _ in zip(clip.read(0), range(options.frames), strict=False)])
-        found.append(compare(backbone, frames, cells_of(backbone, frames, settings), settings))
+        found.append(compare(backbone, frames, cells_of(backbone, frames, settings), settings, options.schedules))
     print(f"K = {options.clusters}, {len(found)} clips, first {options.frames} frames: mean over clips (lowest)\n")
     print(f"| | passes a frame | pixels as {ALONE}, % | near borders, % |\n|---|---|---|---|")
     for name in found[0]:

@@ -203,7 +203,8 @@ class VideoFamily(Family):
         scaled = (latents + wide * drawn) / (wide**2 + 1).sqrt()
         target = (drawn - wide * latents) / (wide**2 + 1).sqrt()
         hidden = hide(latents, settings.hidden_share, noise)
-        scaled = torch.where(hidden, draw(latents.shape), scaled)
+        level = (1.7 * torch.rand(n, f, 1, 1, 1, generator=noise) - 0.5).exp()  # fainter than a picture or louder
+        scaled = torch.where(hidden, level * draw(latents.shape), scaled)
         seen = self.encoder(network)(clips[:, 0])
         embedding, first, numbers = self.condition(seen, clips, settings, noise)
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -299,7 +300,11 @@ def read_network(kind: type, folder: Path, part: str, ours: dict) -> nn.Module:
 
 
 def write_network(network: nn.Module, folder: Path) -> None:
-    """Save a copy in half precision, readable to all (safetensors makes it readable to its owner alone)."""
+    """Save a copy in half precision, readable to all (safetensors makes it readable to its owner alone), and without the path
+    that its weights were read from."""
     copy.deepcopy(network).half().save_pretrained(folder)
     for file in folder.glob("*.safetensors"):
         file.chmod(0o644)
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("_name_or_path", None)
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from architectures import SVD_SCHEDULER
 from diffusers import EulerDiscreteScheduler
 from diffusers.pipelines import StableVideoDiffusionPipeline
 
@@ -22,13 +21,25 @@ from vidseg_core import (
 from vidseg_core.context import Votes
 from vidseg_core.features import QUERY, extract_features
 from vidseg_core.models.registry import SD_BLOCKS, SVD
+from vidseg_core.models.video_backbone import SPATIAL, TEMPORAL
 
 SIZE = (64, 128)
 
 
-@pytest.fixture(scope="module")
-def backbone(svd):
-    return svd
+@pytest.fixture(scope="module", params=["tiny-video", "svd"])
+def backbone(request):
+    """The embedded model, whose weights were trained, and SVD's structure with random weights."""
+    return request.getfixturevalue("svd") if request.param == "svd" else load_backbone("tiny-video", device="cpu")
+
+
+def twin(backbone):
+    """The modulated layer and its counterpart in time."""
+    return backbone.model.modulated, backbone.model.modulated.replace(SPATIAL, TEMPORAL)
+
+
+def cells(backbone):
+    """Rows and columns of the modulated layer's tokens."""
+    return tuple(side // backbone.cell(backbone.model.modulated) for side in SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -44,27 +55,28 @@ def condition(backbone, images):
 
 @pytest.fixture(scope="module")
 def noisy(backbone, images):
-    return backbone.encode(images) + torch.randn(3, 4, 8, 16, generator=torch.Generator().manual_seed(1))
+    latents = backbone.encode(images)
+    return latents + torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))
 
 
-def test_noise_levels_are_karras(backbone):
+def test_noise_levels_are_karras(svd):
     """FIELD: 25 steps from 700 to 0.002 with rho 7: 1.273 at step 17, 0.002 at 24; closed form to a relative 1e-5."""
-    timesteps, sigmas = backbone.schedule(25)
+    timesteps, sigmas = svd.schedule(25)
     low, high = 0.002 ** (1 / 7), 700 ** (1 / 7)
     for step in range(25):
         closed = (high + step / 24 * (low - high)) ** 7
         assert sigmas[step] == pytest.approx(closed, rel=1e-5)
         assert timesteps[step] == pytest.approx(math.log(closed) / 4, abs=1e-6)
-        assert backbone.sigma(timesteps[step]) == pytest.approx(closed, rel=1e-5)
+        assert svd.sigma(timesteps[step]) == pytest.approx(closed, rel=1e-5)
     assert (sigmas[17], sigmas[24], sigmas[25]) == (pytest.approx(1.273, abs=5e-4), pytest.approx(0.002, rel=1e-5), 0)
-    assert backbone.sigma(SVD.feature_timestep) == pytest.approx(0.002, rel=1e-5)
-    assert backbone.sigma(SVD.modulation_timestep) == pytest.approx(sigmas[17], rel=1e-5)
+    assert svd.sigma(SVD.feature_timestep) == pytest.approx(0.002, rel=1e-5)
+    assert svd.sigma(SVD.modulation_timestep) == pytest.approx(sigmas[17], rel=1e-5)
     with pytest.raises(InputError, match=r"ln\(sigma\)"):
-        backbone.sigma(39)
+        svd.sigma(39)
 
 
 def test_one_step_is_the_schedulers_estimate(backbone, noisy, condition):
-    scheduler = EulerDiscreteScheduler(**SVD_SCHEDULER)
+    scheduler = EulerDiscreteScheduler.from_config(backbone.scheduler)
     scheduler.set_timesteps(25)
     t = scheduler.timesteps[17]
     video = torch.cat([scheduler.scale_model_input(noisy, t)[None], condition.first[None].expand(-1, 3, -1, -1, -1)], 2)
@@ -88,56 +100,55 @@ def test_guidance_grows_over_the_frames(backbone, noisy, condition):
     assert (found[0] - told[0]).abs().max() < 1e-3 and (found[2] - told[2]).abs().max() > 1e-2
 
 
-def test_the_condition_is_what_diffusers_pipeline_makes(svd_folder, backbone, images):
+def test_the_condition_is_what_diffusers_pipeline_makes(svd_folder, svd, images):
     """CLIP's embedding and the conditioning latent, beside StableVideoDiffusionPipeline's own methods."""
     from PIL import Image
 
     pipeline = StableVideoDiffusionPipeline.from_pretrained(svd_folder)
     rgb = ((images[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     exact = torch.from_numpy(rgb.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
-    ours = backbone.condition(exact, ConditionSettings(noise_augmentation=0.0), seed=0)
+    ours = svd.condition(exact, ConditionSettings(noise_augmentation=0.0), seed=0)
     with torch.inference_mode():
         embedding = pipeline._encode_image(Image.fromarray(rgb), "cpu", 1, False)
         latent = pipeline._encode_vae_image(exact, "cpu", 1, False)
     assert (ours.first - latent).abs().max() < 1e-5
     assert (ours.embedding - embedding).abs().max() < 1e-5
-    noised = backbone.condition(exact, ConditionSettings(), seed=0)
+    noised = svd.condition(exact, ConditionSettings(), seed=0)
     assert (noised.first - ours.first).abs().max() > 0
     noise = torch.randn(1, 3, 64, 128, generator=torch.Generator().manual_seed(0))
-    together = backbone.condition(exact + 0.02 * noise, ConditionSettings(noise_augmentation=0.0), seed=0)
+    together = svd.condition(exact + 0.02 * noise, ConditionSettings(noise_augmentation=0.0), seed=0)
     assert (noised.first - together.first).abs().max() > 1e-6, "drawn apart from the latents' noise, which has the same seed"
     assert noised.numbers.tolist()[0] == pytest.approx([14, 127, 0.02])
 
 
 def test_masks_land_on_their_tokens_in_space_and_time(backbone, noisy, condition):
     """Spatial attention has tokens [f, h * w], temporal attention [h * w, f]; two windows in a pass are kept apart."""
-    shift = torch.zeros(6, 4, 8)
+    (spatial, temporal), (h, w) = twin(backbone), cells(backbone)
+    shift = torch.zeros(6, h, w)
     shift[1, 2, 5] = 7.0  # window 0, frame 1
     shift[5, 0, 3] = 3.0  # window 1, frame 2
-    spatial = SVD.modulated
-    temporal = "up_blocks.2.attentions.2.temporal_transformer_blocks.0.attn1"
     edits = backbone.modulation(spatial, shift, frames=3)
     assert set(edits) == {spatial, temporal}
-    in_space, in_time = edits[spatial](torch.zeros(6, 32, 5)), edits[temporal](torch.zeros(2 * 32, 3, 5))
-    assert (in_space[1, 2 * 8 + 5] == 7).all() and (in_space[5, 3] == 3).all() and in_space.sum() == 50
-    assert (in_time[2 * 8 + 5, 1] == 7).all() and (in_time[32 + 3, 2] == 3).all() and in_time.sum() == 50
+    in_space, in_time = edits[spatial](torch.zeros(6, h * w, 5)), edits[temporal](torch.zeros(2 * h * w, 3, 5))
+    assert (in_space[1, 2 * w + 5] == 7).all() and (in_space[5, 3] == 3).all() and in_space.sum() == 50
+    assert (in_time[2 * w + 5, 1] == 7).all() and (in_time[h * w + 3, 2] == 3).all() and in_time.sum() == 50
     with backbone.tap((spatial, temporal)) as taps:
         backbone.denoise(noisy, 0.06, condition=condition)
-    assert taps[spatial].shape[:2] == (3, 32) and taps[temporal].shape[:2] == (32, 3)
+    assert taps[spatial].shape[:2] == (3, h * w) and taps[temporal].shape[:2] == (h * w, 3)
 
 
 def test_only_temporal_self_attention_is_injected(backbone):
-    paths = backbone.injected()
-    assert len(paths) == 2 * 9 and all(".temporal_transformer_blocks.0.attn1.to_" in p for p in paths)
+    paths, attentions = backbone.injected(), 4 if backbone.model.name == "tiny-video" else 9
+    assert len(paths) == 2 * attentions and all(".temporal_transformer_blocks.0.attn1.to_" in p for p in paths)
 
 
-def test_features_are_a_manual_walk_through_the_network(backbone, images, condition):
+def test_features_are_a_manual_walk_through_the_network(svd, images):
     """The queries of output blocks 6, 7, 8, taken by calling the submodules one after the other up to that layer."""
-    settings = Settings(context=ContextSettings(num_clusters=3), working_size=SIZE).resolve(backbone.model)
-    found = extract_features(backbone, images, settings)
-    unet, latents = backbone.unet, backbone.encode(images)
+    settings = Settings(context=ContextSettings(num_clusters=3), working_size=SIZE).resolve(svd.model)
+    found = extract_features(svd, images, settings)
+    unet, latents, condition = svd.unet, svd.encode(images), svd.condition(images, ConditionSettings(), seed=0)
     sigma = 0.002
-    x = latents + sigma * backbone.noise(latents, 0, shared=True)
+    x = latents + sigma * svd.noise(latents, 0, shared=True)
     with torch.inference_mode():
         queries = walk(unet, torch.cat([x / (sigma**2 + 1) ** 0.5, condition.first.expand(3, -1, -1, -1)], 1), condition)
     mean = sum(queries) / 3
@@ -178,11 +189,11 @@ def walk(unet, x, condition):
 
 
 def test_replay_equals_the_full_pass_for_repeated_windows(backbone, noisy, condition):
-    block = SVD.modulated
+    block = backbone.model.modulated
     with backbone.record(block) as record:
         plain = backbone.denoise(noisy, 0.06, condition=condition)
     rows = torch.arange(3).repeat(2)
-    shift = torch.randn(6, 4, 8)
+    shift = torch.randn(6, *cells(backbone))
     with backbone.replay(record, rows), backbone.edit(backbone.modulation(block, shift, 3)):
         replayed = backbone.denoise(noisy[rows], 0.06, condition=condition)
     for n in range(2):
@@ -215,16 +226,16 @@ def test_a_clip_runs_through_all_stages(backbone, strategy):
     how = {"upsample": UpsampleSettings(strategy=strategy), "paper": PaperSettings(start_step=23)}
     settings = Settings(context=ContextSettings(num_clusters=2), **how, working_size=(64, 64), window=2)
     result = VidSeg(backbone, settings)(frames)
-    assert result.labels.shape == (3, 50, 40) and result.refined.shape == (3, 4, 4)
+    side = 64 // backbone.cell(backbone.model.blocks[0]) * settings.resolve(backbone.model).features.scales[0]
+    assert result.labels.shape == (3, 50, 40) and result.refined.shape == (3, side, side)
     assert set(np.unique(result.labels)) <= set(np.unique(result.refined))
     again = VidSeg(backbone, settings).enlarge(frames[2:], Votes(torch.from_numpy(result.votes[1][2:]), torch.arange(2)))
     assert (again == result.labels[2:]).all()
 
 
 def test_image_blocks_only(backbone):
-    block = "up_blocks.2.attentions.2.temporal_transformer_blocks.0.attn1"
     with pytest.raises(InputError, match="temporal"):
-        backbone.modulation(block, torch.zeros(3, 4, 8), 3)
+        backbone.modulation(twin(backbone)[1], torch.zeros(3, *cells(backbone)), 3)
 
 
 def test_block_names_of_sd_hold_for_video():

@@ -202,6 +202,8 @@ def test_a_run_goes_on_where_it_was_and_its_model_segments(monkeypatch, capsys, 
     assert len(rows) == 4 and "nan" not in rows[1] and rows[1][:2] == ["1", "6"]
     sheet = Image.open(tmp_path / "whole" / "samples.png")
     assert sheet.size == (3 * 80, 6 * 64)
+    written = [path.read_text() for path in (tmp_path / "whole" / "model").rglob("*.json")]
+    assert len(written) == 6 and not any(str(tmp_path) in text or str(TINY) in text for text in written)
     backbone = load_backbone(tmp_path / "whole" / "model")
     assert backbone.coupled and VIDEO_UNET["block_out_channels"] == tuple(backbone.unet.config.block_out_channels)
     assert VidSeg(backbone)(sample_clip("cup").frames[:3, ::4, ::4]).labels.shape == (3, 60, 80)

@@ -20,7 +20,7 @@ from vidseg_core.io.provenance import clip_hash, mask_hash, run_record
 from vidseg_core.io.results import write_run
 from vidseg_core.io.resume import Complete, Fresh, RunState, Unfinished, decide, refuse_other
 from vidseg_core.io.video import Clip
-from vidseg_core.models.registry import TINY
+from vidseg_core.models.registry import MODELS
 from vidseg_core.models.weights import resolve
 from vidseg_core.settings import Settings
 
@@ -109,8 +109,8 @@ def _threads(there: Fresh | Unfinished) -> int | None:
 
 
 def _tell_device(job: Job, record: dict[str, Any]) -> None:
-    """A real model takes hours where there is no GPU, and one that torch cannot use is no error; the embedded one is fast."""
-    if record["model"] == TINY.name:
+    """A real model takes hours where there is no GPU, and one that torch cannot use is no error; the embedded ones are fast."""
+    if record["model"] in MODELS and MODELS[record["model"]].embedded:
         return
     hint = "; no GPU that torch can use was found, see pytorch.org for a build with CUDA"
     alone = record["device"] == "cpu" and job.device is None

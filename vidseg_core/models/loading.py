@@ -16,7 +16,7 @@ from vidseg_core.models.backbone import Backbone
 from vidseg_core.models.codec import AutoencoderCodec, BlockDCT, Codec
 from vidseg_core.models.memory import out_of_memory
 from vidseg_core.models.registry import Model
-from vidseg_core.models.video_backbone import ImageEncoder, VideoBackbone
+from vidseg_core.models.video_backbone import ImageEncoder, VideoBackbone, quiet
 from vidseg_core.models.weights import STEMS, files, locate, resolve, variant
 
 
@@ -141,10 +141,12 @@ class _Parts:
 
     def image_encoder(self) -> ImageEncoder:
         """CLIP's vision tower with the preprocessing that is saved beside it."""
-        from transformers import CLIPVisionModelWithProjection
+        with quiet():
+            from transformers import CLIPVisionModelWithProjection
 
         how = json.loads((self.folder / "feature_extractor" / "preprocessor_config.json").read_text())
-        network = self.network(CLIPVisionModelWithProjection, "image_encoder")
+        with quiet():
+            network = self.network(CLIPVisionModelWithProjection, "image_encoder")
         return ImageEncoder(network, network.config.image_size, tuple(how["image_mean"]), tuple(how["image_std"]))
 
 

@@ -54,6 +54,11 @@ class Model:
     """Of the paper's schedule; two numbers: on the first and the last frame of a window, linear between."""
     note: str = ""
 
+    @property
+    def embedded(self) -> bool:
+        """Whether it comes along with the package."""
+        return all(source.startswith("models/") for source in self.sources)
+
     def download_gb(self, half: bool) -> float:
         """Gigabytes to fetch, in half or full precision."""
         return sum(self.parameters) * (2 if half else 4) / 1000
@@ -81,10 +86,11 @@ TINY = Model(
     note="embedded: works offline",
 )
 
-# The embedded video model: `tiny`'s levels with temporal layers, conditioned as Stable Video Diffusion is.
+# The embedded video model: `tiny`'s levels with temporal layers between, told the window's first frame as Stable Video
+# Diffusion is. Its noise levels are those of `tiny` (timesteps 20 and 100: sigma 0.14 and 0.34) as ln(sigma) / 4.
 TINY_VIDEO = replace(
     TINY, name="tiny-video", sources=("models/tiny-video",), family="video", prediction="v_prediction", parameters=(18.05, 0.2),
-    modulated="up_blocks.1.attentions.0.transformer_blocks.0.attn1",
+    modulated="up_blocks.1.attentions.1.transformer_blocks.0.attn1",
     feature_timestep=-0.5, modulation_timestep=-0.27, start_step=17, blend_until=24, guidance=(1.0, 2.5),
 )  # fmt: skip
 
@@ -116,7 +122,7 @@ SVD = Model(
     note="accept its licence on the hub first",
 )  # fmt: skip
 
-MODELS = {m.name: m for m in (TINY, SD21_BASE, SD21, SD15, SVD)}
+MODELS = {m.name: m for m in (TINY, TINY_VIDEO, SD21_BASE, SD21, SD15, SVD)}
 
 
 def data_folder() -> Path:
@@ -141,7 +147,7 @@ def find_model(name_or_path: str | Path) -> Model:
     if name in MODELS:
         return MODELS[name]
     for model in MODELS.values():
-        if name in model.sources and model not in (TINY, TINY_VIDEO):
+        if name in model.sources and not model.embedded:
             return replace(model, name=name, sources=(name,))
     folder = Path(name_or_path)
     if not folder.is_dir():

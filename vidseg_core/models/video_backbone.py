@@ -6,8 +6,8 @@ the network predicts v); attention is spatial ([f, h * w, d]) and temporal ([h *
 """
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,22 @@ from vidseg_core.settings import ConditionSettings
 SPATIAL, TEMPORAL = ".transformer_blocks.", ".temporal_transformer_blocks."
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within the block transformers neither draws progress bars for weights that load in no time, nor advises torchvision,
+    which nothing here uses."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error(), logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
 @dataclass(frozen=True)
 class ImageEncoder:
     """CLIP's vision tower and the preprocessing it was trained with: sides in pixels, mean and deviation of RGB in [0, 1]."""
@@ -33,8 +49,8 @@ class ImageEncoder:
 
     def __call__(self, images: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 1 d"]:
         """The embeddings of images in [-1, 1], blurred and squeezed to a square as SVD's own code does."""
-        from diffusers.pipelines.stable_video_diffusion import pipeline_stable_video_diffusion as pipeline
-
+        with quiet():
+            from diffusers.pipelines.stable_video_diffusion import pipeline_stable_video_diffusion as pipeline
         small = pipeline._resize_with_antialiasing(images, (self.side, self.side)) * 0.5 + 0.5
         mean, deviation = (images.new_tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.deviation))
         pixels = ((small - mean) / deviation).to(self.network.dtype)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vidseg_core.common import InputError
-from vidseg_core.models.registry import MODELS, TINY, Model, data_folder, find_model, model_of_folder
+from vidseg_core.models.registry import MODELS, Model, data_folder, find_model, model_of_folder
 
 PARTS = {"image": ("unet", "vae", "text_encoder", "tokenizer", "scheduler"),
          "video": ("unet", "vae", "image_encoder", "feature_extractor", "scheduler")}  # fmt: skip
@@ -91,7 +91,7 @@ def model_table() -> str:
     columns = ("family", "trained at", "predicts", "download, GB", "memory, GB", "on disk", "stage 4", "licence", "source")
     lines = [row.format("model", *columns)]
     for model in MODELS.values():
-        size = " / ".join(f"{model.download_gb(half):.1f}" for half in (False, True)) if model is not TINY else "embedded"
+        size = "embedded" if model.embedded else " / ".join(f"{model.download_gb(half):.1f}" for half in (False, True))
         native, there = f"{model.native[1]}x{model.native[0]}", "yes" if on_disk(model) else "no"
         memory = " / ".join(map(str, model.memory_gb)) if model.memory_gb else "-"
         note = f" ({model.note})" if model.note else ""

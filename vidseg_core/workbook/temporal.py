@@ -49,7 +49,7 @@ def explore_time(backbone: VideoBackbone, frames: Frames) -> Explorer:
     blocks, size = temporal_blocks(backbone), frames.shape[1:3]
     known = {block: temporal_attention(backbone, frames, block) for block in blocks}
     grid = known[blocks[-1]].shape[:2]
-    shown = np.unique(np.linspace(0, len(frames) - 1, 7).round().astype(int))
+    shown = np.unique(np.linspace(0, len(frames) - 1, 7).round().astype(int)).tolist()
 
     def draw(frame: int, row: int, column: int, block: str) -> Drawn:
         attention = known[block]

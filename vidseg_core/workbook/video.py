@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import ipywidgets
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from matplotlib.figure import Figure
 
 from vidseg_core.common import enlarge
@@ -23,8 +24,7 @@ from vidseg_core.workbook.features import at_centres
 from vidseg_core.workbook.figures import mark
 from vidseg_core.workbook.motion import Window, stability, true_paths
 from vidseg_core.workbook.temporal import without_time
-from vidseg_core.workbook.widgets import Drawn, Explorer, pick, slider
-from vidseg_core.workbook.widgets import share as share_slider
+from vidseg_core.workbook.widgets import STYLE, Drawn, Explorer, pick, slider
 
 Frames = UInt8[np.ndarray, "f H W 3"]
 
@@ -158,40 +158,50 @@ def conditioned(backbone: VideoBackbone, frames: Frames, first: UInt8[np.ndarray
         del backbone.condition
 
 
-def hide(frames: Frames, frame: int, share: float, seed: int = 0) -> Frames:
-    """The frames with the middle of one of them lost: noise over a rectangle whose sides are `share` of the picture's."""
-    spoiled, (h, w) = frames.copy(), frames.shape[1:3]
-    part = tuple(slice(round(side * (1 - share) / 2), round(side * (1 + share) / 2)) for side in (h, w))
+def hide(frames: Frames, frame: int, lost: float, seed: int = 0) -> Frames:
+    """The frames with the middle of one of them lost, as in a broken stream: random colours in blocks of 8x8 pixels over a
+    rectangle whose sides are `lost` times the picture's."""
+    spoiled, size = frames.copy(), frames.shape[1:3]
+    part = tuple(slice(round(side * (1 - lost) / 2), round(side * (1 + lost) / 2)) for side in size)
     there = spoiled[frame][part]
-    there[:] = np.random.default_rng(seed).integers(0, 256, there.shape)
+    blocks = np.random.default_rng(seed).integers(0, 256, (*(-(-side // 8) for side in there.shape[:2]), 3))
+    there[:] = blocks.repeat(8, 0).repeat(8, 1)[: there.shape[0], : there.shape[1]]
     return spoiled
+
+
+def lost_cells(frames: Frames, spoiled: Frames, frame: int, cells: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+    """Which cells of a frame lie in the part that `hide` took."""
+    rows, columns = ((spoiled[frame] != frames[frame]).any(-1).any(axis) for axis in (1, 0))
+    return at_centres((rows[:, None] & columns[None])[None], cells)[0]
 
 
 def explore_hidden(models: Mapping[str, Backbone], clip: GeneratedClip, frames: int) -> Explorer:
     """How much of a frame is lost, and which frame: the classes that the context model finds there with each model's features.
 
     A pass over the window for each model and setting; what was seen is remembered. `shown` has "right" by model: the share of
-    cells within the hidden part that get their true class.
+    cells within the lost part that get their true class.
     """
-    size, settings = clip.labels.shape[1:], Settings()
+    size, settings, shown = clip.labels.shape[1:], Settings(), clip.frames[:frames]
 
     @lru_cache(maxsize=64)
-    def label(name: str, frame: int, share: float) -> np.ndarray:
-        return named_cells(read_features(models[name], hide(clip.frames[:frames], frame, share)), clip.labels[0], settings)
+    def label(name: str, frame: int, lost: float) -> np.ndarray:
+        return named_cells(read_features(models[name], hide(shown, frame, lost)), clip.labels[0], settings)[frame]
 
-    def draw(frame: int, share: float) -> Drawn:
-        spoiled, found = hide(clip.frames[:frames], frame, share), {name: label(name, frame, share) for name in models}
-        lost = np.any(spoiled[frame] != clip.frames[frame], -1)
-        figure, right = Drawing(figsize=(9, 2.7), layout="constrained"), {}
-        axes = figure.subplots(1, len(models) + 1)
-        panel(axes[0], spoiled[frame], f"frame {frame}, a part lost")
-        for ax, (name, cells) in zip(axes[1:], found.items(), strict=True):
-            inside = at_centres(lost[None], cells.shape[1:])[0]
-            right[name] = float((cells[frame] == at_centres(clip.labels[frame][None], cells.shape[1:])[0])[inside].mean())
-            panel(ax, blend(spoiled[frame], enlarge(cells[frame], size)), f"{name}: {right[name]:.0%} right there")
+    def draw(frame: int, lost: float) -> Drawn:
+        spoiled, figure, right = hide(shown, frame, lost), Drawing(figsize=(9, 2.7), layout="constrained"), {}
+        first, *others = figure.subplots(1, len(models) + 1)
+        panel(first, spoiled[frame], f"frame {frame}, a part lost")
+        for axes, name in zip(others, models, strict=True):
+            cells = label(name, frame, lost)
+            same = cells == at_centres(clip.labels[frame][None], cells.shape)[0]
+            right[name] = float(same[lost_cells(shown, spoiled, frame, cells.shape)].mean())
+            panel(axes, blend(spoiled[frame], enlarge(cells, size)), f"{name}: {right[name]:.0%} right there")
         return figure, {"right": right}
 
-    return Explorer(draw, frame=slider("frame", frames // 2, 1, frames - 1), share=share_slider("lost", 0.5, 0.1))
+    return Explorer(
+        draw, frame=slider("frame", frames // 2, 1, frames - 1),
+        lost=ipywidgets.FloatSlider(value=0.5, min=0.1, max=1.0, step=0.1, description="lost", **STYLE),
+    )  # fmt: skip
 
 
 def seconds_a_window(backbone: Backbone, frames: Frames) -> float:

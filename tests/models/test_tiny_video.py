@@ -1,0 +1,54 @@
+"""The embedded video model: it loads offline, segments a real clip, and its temporal layers earn their keep."""
+
+import numpy as np
+import pytest
+
+from vidseg_core import VidSeg, generated_clip, load_backbone, sample_clip
+from vidseg_core.cli import main
+from vidseg_core.evaluation.metrics import confusion, mean_iou
+from vidseg_core.io.masks import read_mask
+from vidseg_core.models.registry import TINY_VIDEO, data_folder
+from vidseg_core.workbook.context import read_features
+from vidseg_core.workbook.motion import faster
+from vidseg_core.workbook.temporal import without_time
+from vidseg_core.workbook.video import judge
+
+
+@pytest.fixture(scope="module")
+def video():
+    return load_backbone("tiny-video", device="cpu")
+
+
+def test_it_is_small_and_what_the_registry_says(video):
+    weights = list((data_folder() / "models" / "tiny-video").rglob("*.safetensors"))
+    assert sum(file.stat().st_size for file in weights) < 40e6
+    millions = [sum(p.numel() for p in part.parameters()) / 1e6 for part in (video.unet, video.image_encoder.network)]
+    assert millions == pytest.approx(TINY_VIDEO.parameters, abs=0.06)
+    assert video.coupled and video.scheduler["prediction_type"] == TINY_VIDEO.prediction
+
+
+def test_a_real_clip_against_hand_drawn_masks(video):
+    """Every third frame from one drawn mask to the next."""
+    clip = sample_clip("cup")
+    result = VidSeg(video)(clip.frames[:13:3], first_mask=clip.masks[0], names=clip.names, keep=())
+    score = mean_iou(confusion(result.labels[-1:], clip.masks[12][None], len(clip.names)))
+    assert score > 0.9, score
+
+
+def test_temporal_layers_help_to_find_a_point_again(video):
+    """Measured on 14 frames of five clips by `benchmarks/video_time.py`."""
+    clip = faster(generated_clip(22), 3)
+    whole = judge(read_features(video, clip.frames), clip)
+    with video.edit(without_time(video, "all")):
+        none = judge(read_features(video, clip.frames), clip)
+    assert whole.matching > none.matching + 0.005 and whole.right > 0.97
+
+
+def test_the_command_line_takes_it(tmp_path, capsys):
+    clip = str(data_folder() / "clips" / "cup.mp4")
+    words = ["--model", "tiny-video", "--size", "128x96", "--frames", "0:3", "--window", "2", "--segments", "3"]
+    assert main(["segment", clip, "--out", str(tmp_path / "a"), *words]) == 0
+    again = ["--settings", str(tmp_path / "a" / "run.json"), "--model", "tiny-video", "--frames", "0:3"]
+    assert main(["segment", clip, "--out", str(tmp_path / "b"), *again]) == 0
+    masks = [read_mask(tmp_path / run / "masks" / "00002.png") for run in "ab"]
+    assert np.array_equal(*masks) and masks[0].shape == (240, 320)
