@@ -36,8 +36,8 @@ SEGMENT = $(BIN)/python -m vidseg_core segment data/clips/$(1).mp4 --out outputs
 
 demo: install
 	$(call SEGMENT,cup)
-	$(BIN)/jupyter execute notebooks/00_overview.ipynb --output=../outputs/cup/00_overview.ipynb
-	@echo "Look at outputs/cup/overlay.mp4 (video), contact_sheet.png, segments.csv and 00_overview.ipynb beside it."
+	$(BIN)/jupyter execute notebooks/00_overview.ipynb --output=../outputs/00_overview.ipynb
+	@echo "Look at outputs/cup/overlay.mp4 (video), contact_sheet.png and segments.csv beside it, and outputs/00_overview.ipynb."
 
 # The README's pictures; those of the workbook are taken in a real JupyterLab.
 figures: browser

@@ -17,6 +17,7 @@ from vidseg_core import generated_clip
 from vidseg_core.cli import main
 from vidseg_core.io.masks import read_mask, write_mask
 from vidseg_core.io.overlay import encode_video
+from vidseg_core.io.resume import RunState, default_folder
 
 CUP = str(Path(__file__).parents[1] / "data" / "clips" / "cup.mp4")
 QUICK = ["--size", "128x96", "--segments", "4"]
@@ -223,11 +224,73 @@ def test_an_existing_folder_is_refused_before_any_work(images, earlier, capsys, 
     assert_refused(segment(images, earlier, *QUICK), capsys.readouterr(), ["--overwrite", "out"])
 
 
-def test_overwrite_replaces_an_earlier_run(stub, tmp_path, images):
+def test_overwrite_replaces_an_earlier_run_and_nothing_else(stub, tmp_path, images, capsys):
     assert segment(images, tmp_path / "out") == 0
-    (tmp_path / "out" / "stale.txt").write_text("old")
     assert segment(images, tmp_path / "out", *QUICK, "--overwrite") == 0
-    assert not (tmp_path / "out" / "stale.txt").exists() and (tmp_path / "out" / "overlay.mp4").exists()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    capsys.readouterr()
+    refused = segment(images, tmp_path / "out", *QUICK, "--overwrite")
+    assert_refused(refused, capsys.readouterr(), ["notes.txt", "Choose another --out"])
+    assert (tmp_path / "out" / "notes.txt").exists() and (tmp_path / "out" / "overlay.mp4").exists()
+
+
+DEFAULT_NAMES = {
+    "frames": "frames", ".": "images", "./": "images", "..": "parent", "?.png": "images", "*.png": "images",
+    "frames/[0-9].png": "frames", "*/0.png": "images", "clip.v1": "clip.v1", "clip.v1/*": "clip.v1", "0.png": "0",
+    "a.b.png": "a.b", ".hidden": "hidden", "../images": "images",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("clip", DEFAULT_NAMES)
+def test_a_result_is_called_like_what_it_is_made_of(tmp_path, monkeypatch, clip):
+    (here := tmp_path / "parent" / "images").mkdir(parents=True)
+    for name in ("frames", "clip.v1", ".hidden"):
+        (here / name).mkdir()
+    monkeypatch.chdir(here)
+    assert default_folder(clip) == Path("outputs", DEFAULT_NAMES[clip])
+
+
+def test_two_clips_never_share_a_default_folder(stub, tmp_path, images, monkeypatch, capsys):
+    """Each of another content, and three times each: anew, refused as it is there, and replaced."""
+    monkeypatch.chdir(images)
+    clips = ["a/frames", "b/frames", "a/frames/?.png", "a/frames/0*", "b/0.png", "b/0.jpg", "clip.v1", "clip.v2", "."]
+    for n, name in enumerate(("a/frames/0.png", "b/frames/0.png", "b/0.png", "b/0.jpg", "clip.v1/0.png", "clip.v2/0.png")):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 64), (40 * n, 0, 0)).save(name)
+    for clip in clips:
+        assert main(["segment", clip, "--frames", "0:1"]) == 0, clip
+    results = {path.parent: path.read_text() for path in Path("outputs").glob("*/run.json")}
+    assert sorted(json.loads(text)["input"]["clip"] for text in results.values()) == sorted(clips)
+    capsys.readouterr()
+    for clip in (*clips, str(images)):
+        assert_refused(main(["segment", clip, "--frames", "0:1"]), capsys.readouterr(), ["exists", "--overwrite"])
+        assert main(["segment", clip, "--frames", "0:1", "--overwrite"]) == 0
+        capsys.readouterr()
+    assert len(list(Path("outputs").glob("*/run.json"))) == len(clips) == len(os.listdir("outputs"))
+
+
+def test_an_unfinished_run_keeps_its_default_folder(stub, tmp_path, images, monkeypatch):
+    """The run of another clip of this name may stop: a new one goes elsewhere, and --resume finds each."""
+    monkeypatch.chdir(tmp_path)
+    first, second = default_folder(str(images)), default_folder(str(tmp_path / "other" / "images"))
+    assert first == second == Path("outputs", "images")
+    state = tmp_path / "outputs" / ".images.unfinished" / ".state.npz"
+    state.parent.mkdir(parents=True)
+    RunState(1, {"input": {"clip": str(images)}}, {}, {}).write(state)
+    assert default_folder(str(images)) == first
+    second = default_folder(str(tmp_path / "other" / "images"))
+    assert second != first
+    second.with_name(f".{second.name}.unfinished").mkdir()
+    state.unlink()
+    assert default_folder(str(tmp_path / "other" / "images")) == second
+
+
+def test_the_working_directory_is_not_replaced(stub, tmp_path, images, monkeypatch, capsys):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    for more in ([], ["--overwrite"]):
+        assert_refused(segment(images, ".", *QUICK, *more), capsys.readouterr(), ["you are in", "--out"])
+    assert Path.cwd().samefile(tmp_path / "empty")
 
 
 def test_ctrl_c_amid_an_import_ends_with_the_same_status(tmp_path):

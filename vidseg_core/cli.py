@@ -43,6 +43,7 @@ def segment(options: argparse.Namespace) -> None:
     from vidseg_core.io.files import UnfinishedFolder
     from vidseg_core.io.masks import read_mask, read_names
     from vidseg_core.io.progress import show_progress
+    from vidseg_core.io.resume import default_folder
     from vidseg_core.io.run import Job, run_job
     from vidseg_core.io.video import open_clip
 
@@ -50,7 +51,7 @@ def segment(options: argparse.Namespace) -> None:
     clip = open_clip(options.clip, *_frame_range(options.frames), options.stride)
     mask = None if options.first_mask is None else read_mask(options.first_mask)
     names = None if options.names is None else read_names(options.names)
-    target = Path(options.out or Path("outputs", _stem(options.clip)))
+    target = Path(options.out or default_folder(options.clip))
     for path in (options.clip, options.first_mask, options.names, options.settings):
         if path and Path(path).resolve().is_relative_to(target.resolve()):
             raise InputError(f"{path} lies in {target}, which the result would replace: choose another --out")
@@ -62,11 +63,6 @@ def segment(options: argparse.Namespace) -> None:
         return
     print(f"{done.frames} frames in {sum(done.seconds.values()):.0f} s. Look at {target / 'overlay.mp4'}")
     print("Beside it: masks/, segments.csv, contact_sheet.png, run.json (given as --settings, it makes the same masks again)")
-
-
-def _stem(clip: str) -> str:
-    path = Path(clip)
-    return path.stem if "*" not in path.name else path.parent.name or "clip"
 
 
 def evaluate(options: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ import pytest
 from refusals import refusal
 
 from vidseg_core.common import InputError
-from vidseg_core.io.files import RunFolder
+from vidseg_core.io.files import RunFolder, UnfinishedFolder
 
 
 def earlier_run(folder: Path, **files):
@@ -42,21 +42,44 @@ def test_an_empty_folder_is_used(tmp_path, monkeypatch):
 def test_a_broken_run_leaves_no_trace(tmp_path, error, overwrite):
     out = tmp_path / "out"
     if overwrite:
-        earlier_run(out, a="old")
+        earlier_run(out, **{"overlay.mp4": "old"})
     with pytest.raises(error), RunFolder(out, overwrite) as partial:
         (partial / "a").write_text("new")
         raise error
     assert os.listdir(tmp_path) == (["out"] if overwrite else [])
-    assert not overwrite or (out / "a").read_text() == "old"
+    assert not overwrite or (out / "overlay.mp4").read_text() == "old"
 
 
 def test_overwriting_replaces_everything(tmp_path):
-    out = earlier_run(tmp_path / "out", a="old", b="old")
+    out = earlier_run(tmp_path / "out", **{"overlay.mp4": "old", "segments.csv": "old", ".DS_Store": "of a file browser"})
+    (out / "masks").mkdir()
+    (out / "masks" / "00000.png").write_text("old")
     refusal(str(out), "--overwrite", "--out", call=RunFolder, folder=out)
     with RunFolder(out, overwrite=True) as partial:
-        (partial / "a").write_text("new")
-        assert (out / "a").read_text() == "old"
-    assert os.listdir(out) == ["a"] and (out / "a").read_text() == "new" and os.listdir(tmp_path) == ["out"]
+        (partial / "overlay.mp4").write_text("new")
+        assert (out / "overlay.mp4").read_text() == "old"
+    assert os.listdir(out) == ["overlay.mp4"] and (out / "overlay.mp4").read_text() == "new" and os.listdir(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize(
+    "name", ["cup/run.json", "thesis.tex", "masks/notes.txt", "masks/drawn/00000.png", "run.json.bak", ".git/HEAD"]
+)
+@pytest.mark.parametrize("kind", [RunFolder, UnfinishedFolder])
+def test_a_run_with_anything_else_in_its_folder_is_never_replaced(tmp_path, kind, name):
+    out = earlier_run(tmp_path / "out", **{"overlay.mp4": "old"})
+    (out / name).parent.mkdir(parents=True, exist_ok=True)
+    (out / name).write_text("years")
+    refusal(str(out), name.split("/")[-1 if "masks/notes" in name else 0], "--out", call=kind, folder=out, overwrite=True)
+    assert (out / name).read_text() == "years"
+
+
+@pytest.mark.parametrize("where", ["out", "out/masks", "empty"])
+@pytest.mark.parametrize("kind", [RunFolder, UnfinishedFolder])
+def test_the_working_directory_is_never_replaced(tmp_path, monkeypatch, kind, where):
+    (earlier_run(tmp_path / "out") / "masks").mkdir()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / where)
+    refusal("you are in", "--out", call=kind, folder=tmp_path / where.split("/")[0], overwrite=True)
 
 
 def test_what_is_not_ours_is_never_replaced(tmp_path, monkeypatch):
@@ -76,7 +99,7 @@ def test_what_is_not_ours_is_never_replaced(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left"), KeyboardInterrupt()])
 def test_a_failed_renaming_puts_the_old_run_back(tmp_path, monkeypatch, error):
-    out = earlier_run(tmp_path / "out", a="old")
+    out = earlier_run(tmp_path / "out", **{"overlay.mp4": "old"})
     rename = Path.rename
 
     def failing(self, target):
@@ -87,7 +110,7 @@ def test_a_failed_renaming_puts_the_old_run_back(tmp_path, monkeypatch, error):
     monkeypatch.setattr(Path, "rename", failing)
     with pytest.raises((InputError, KeyboardInterrupt)) as info, RunFolder(out, overwrite=True) as partial:
         (partial / "a").write_text("new")
-    assert (out / "a").read_text() == "old" and (partial / "a").read_text() == "new"
+    assert (out / "overlay.mp4").read_text() == "old" and (partial / "a").read_text() == "new"
     assert isinstance(error, KeyboardInterrupt) or str(partial) in str(info.value)
 
 

@@ -366,5 +366,7 @@ def test_what_is_not_ours_is_not_replaced_on_resuming(video, stopped, capsys):
     for more in (["--resume"], ["--resume", "--overwrite"]):
         assert "holds no run.json" in refused(capsys, video, stopped, *more)
     (stopped / "run.json").write_text("{}")
+    assert "thesis.tex, which no run wrote" in refused(capsys, video, stopped, "--resume", "--overwrite")
+    (stopped / "thesis.tex").rename(stopped / "segments.csv")
     assert "Add --overwrite" in refused(capsys, video, stopped, "--resume")
-    assert (stopped / "thesis.tex").read_text() == "years" and frames_done(stopped) == 6
+    assert (stopped / "segments.csv").read_text() == "years" and frames_done(stopped) == 6

@@ -6,6 +6,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,13 @@ try:
     import fcntl
 except ImportError:  # Windows: there two processes are not kept apart
     fcntl = None
+
+
+STATE = ".state.npz"
+WRITTEN = ("overlay.mp4", "segments.csv", "contact_sheet.png", "run.json", STATE)
+"""What a run writes beside masks/*.png: nothing else is ever removed with an old result."""
+WORTHLESS = (".DS_Store", "Thumbs.db", "desktop.ini", ".*.partial*")
+"""What file browsers and killed processes leave."""
 
 
 @contextmanager
@@ -43,8 +51,9 @@ class RunFolder:
     """`with RunFolder(folder) as partial:` write a run into a hidden sibling that becomes `folder` at the end.
 
     On any exception, an interrupt included, the sibling is removed and what stood at `folder` is untouched. A folder that
-    is not empty is refused, and with `overwrite` replaced only if it holds a run.json; a file is always refused (InputError,
-    at construction). Should the last renaming fail, the old folder is put back and the finished sibling stays.
+    is not empty is refused, and with `overwrite` replaced only if it holds a run.json and nothing that no run writes; a file
+    and the working directory are always refused (InputError, at construction). Should the last renaming fail, the old folder
+    is put back and the finished sibling stays.
     """
 
     def __init__(self, folder: str | Path, overwrite: bool = False):
@@ -62,11 +71,17 @@ class RunFolder:
             raise InputError(f"{self.folder} is a mount point and cannot be replaced. Choose a folder in it as --out.")
         if any(self.folder.iterdir()) and not self.overwrite:
             raise InputError(f"{self.folder} exists. Add --overwrite to replace it, or choose another --out.")
-        if not self._ours():
-            raise InputError(f"{self.folder} is not replaced, as it holds no run.json of an earlier run. Choose another --out.")
+        if reason := self._kept_for():
+            raise InputError(f"{self.folder} is not replaced, as it holds {reason}. Choose another --out.")
+        if Path.cwd().is_relative_to(self.folder):
+            raise InputError(f"{self.folder} is not replaced, as you are in it. Go elsewhere, or choose another --out.")
 
-    def _ours(self) -> bool:
-        return not any(self.folder.iterdir()) or (self.folder / "run.json").is_file()
+    def _kept_for(self) -> str:
+        """What makes the folder worth keeping, in words; empty for an empty folder and for a run's result."""
+        if any(self.folder.iterdir()) and not (self.folder / "run.json").is_file():
+            return "no run.json of an earlier run"
+        other = unknown_file(self.folder)
+        return f"{other.relative_to(self.folder)}, which no run wrote" if other else ""
 
     def __enter__(self) -> Path:
         self.partial = self.folder.with_name(f".{self.folder.name}.partial-{secrets.token_hex(4)}")
@@ -86,7 +101,7 @@ class RunFolder:
         """Let the sibling become the folder. Raises InputError if it can't; then both are as they were."""
         old = self.partial.with_name(f"{self.partial.name}-old")
         try:
-            if self.folder.exists() and self.overwrite and self._ours():  # looked at again: the run took its time
+            if self.folder.exists() and self.overwrite and not self._kept_for():  # looked at again: the run took its time
                 self.folder.rename(old)
             elif self.folder.exists():
                 self.folder.rmdir()  # fails, as it should, if it was filled in the meantime
@@ -104,19 +119,17 @@ class RunFolder:
 class UnfinishedFolder(RunFolder):
     """A run that may stop and go on: `with UnfinishedFolder(folder) as run:` gives the hidden sibling .NAME.unfinished.
 
-    It belongs to this process until the end of the block (InputError if another has it). There it stays if it holds the file
-    `STATE`, which says what is finished, however the block ends; else it is removed. `publish` makes it the folder.
+    It belongs to this process until the end of the block (InputError if another has it). There it stays if it holds `STATE`,
+    the file that says what is finished, however the block ends; else it is removed. `publish` makes it the folder.
     What may never be replaced is refused at construction; a run in the folder, without `overwrite`, only by `check`, since
     there may be something to say about it first.
     """
 
-    STATE = ".state.npz"
-
     def __init__(self, folder: str | Path, overwrite: bool = False):
         super().__init__(folder, True)
         self.overwrite = overwrite
-        self.partial = self.folder.with_name(f".{self.folder.name}.unfinished")
-        self.state = self.partial / self.STATE
+        self.partial = unfinished(self.folder)
+        self.state = self.partial / STATE
         self.published = False
 
     def __enter__(self) -> Path:
@@ -124,7 +137,8 @@ class UnfinishedFolder(RunFolder):
             self._handle = _locked(self.partial)
         except OSError as error:
             raise InputError(f"{self.folder} cannot be made ({error.strerror}). Choose another --out.") from error
-        if any(self.partial.iterdir()) and not self.state.exists() and not (self.partial / "masks").is_dir():
+        known = self.state.exists() or (self.partial / "masks").is_dir()
+        if any(self.partial.iterdir()) and (not known or unknown_file(self.partial)):
             self._release()
             raise InputError(f"{self.partial} is in the way and no unfinished run: move it, or choose another --out.")
         self._recover()
@@ -132,7 +146,7 @@ class UnfinishedFolder(RunFolder):
 
     def _recover(self) -> None:
         """Undo, or complete, what a kill left of `publish`."""
-        (self.folder / self.STATE).unlink(missing_ok=True)
+        (self.folder / STATE).unlink(missing_ok=True)
         old = self.partial.with_name(f"{self.partial.name}-old")
         if old.exists() and not self.folder.exists():
             old.rename(self.folder)
@@ -148,7 +162,7 @@ class UnfinishedFolder(RunFolder):
         """As `RunFolder.publish`. The state goes last, so that a kill before leaves an unfinished run, or a finished one."""
         super().publish()
         self.published = True
-        (self.folder / self.STATE).unlink(missing_ok=True)
+        (self.folder / STATE).unlink(missing_ok=True)
 
     def __exit__(self, *_: object) -> None:
         try:
@@ -161,6 +175,25 @@ class UnfinishedFolder(RunFolder):
     def _release(self) -> None:
         if self._handle is not None:
             os.close(self._handle)
+
+
+def unfinished(folder: Path) -> Path:
+    """Where a run into `folder` is until it is complete."""
+    return folder.with_name(f".{folder.name}.unfinished")
+
+
+def unknown_file(folder: Path) -> Path | None:
+    """The first file or folder in it that no run wrote, None if there is none."""
+    for path in sorted(folder.iterdir()):
+        if any(fnmatch(path.name, pattern) for pattern in WORTHLESS):
+            continue
+        if path.name == "masks" and path.is_dir() and not path.is_symlink():
+            inside = [p for p in path.iterdir() if not any(fnmatch(p.name, pattern) for pattern in WORTHLESS)]
+            if others := sorted(p for p in inside if p.suffix != ".png" or not p.is_file()):
+                return others[0]
+        elif path.name not in WRITTEN or not path.is_file():
+            return path
+    return None
 
 
 def _locked(folder: Path) -> int | None:

@@ -1,5 +1,7 @@
 """What is on disk of a run, and what a call does with it: all of it, the rest, or nothing."""
 
+import glob
+import hashlib
 import json
 import sys
 from dataclasses import dataclass, field, replace
@@ -10,7 +12,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from vidseg_core.common import InputError
-from vidseg_core.io.files import UnfinishedFolder, read_json, replacing
+from vidseg_core.io.files import STATE, UnfinishedFolder, read_json, replacing, unfinished
 from vidseg_core.io.provenance import differences
 
 if TYPE_CHECKING:
@@ -77,12 +79,48 @@ class Complete:
     record: dict[str, Any]
 
 
+def default_folder(clip: str) -> Path:
+    """Where a clip's result goes unless one says it: outputs/NAME-OF-CLIP, with a hash behind it if the result of another clip
+    of this name is there. A pattern has the name of the folder that it looks into."""
+    path = Path(clip).expanduser()
+    source = _resolved(clip)
+    pattern = glob.has_magic(clip) and not path.exists()
+    while pattern and glob.has_magic(str(path)):
+        path = path.parent
+    path = path if path.name not in ("", "..") else path.resolve()
+    name = (path.name if pattern or path.is_dir() else path.stem).lstrip(".") or "clip"
+    plain = Path("outputs", name)
+    own = plain.with_name(f"{name}-{hashlib.sha256(str(source).encode()).hexdigest()[:8]}")
+    taken = own.exists() or unfinished(own).exists() or any(_resolved(other) != source for other in _clips_in(plain))
+    return own if taken else plain
+
+
+def _resolved(clip: str) -> Path:
+    return Path(clip).expanduser().resolve()
+
+
+def _clips_in(folder: Path) -> list[str]:
+    """What the finished and the unfinished run in a folder were made of, "" where their records do not say."""
+    records = []
+    for path, read in ((unfinished(folder) / STATE, lambda p: RunState.read(p).record), (folder / "run.json", _read_record)):
+        try:
+            records += [read(path)] if path.exists() else []
+        except InputError:  # damaged: said by whoever goes on with it
+            continue
+    inputs = [record.get("input") if isinstance(record, dict) else None for record in records]
+    return [str(given.get("clip", "")) if isinstance(given, dict) else "" for given in inputs]
+
+
+def _read_record(path: Path) -> Any:
+    return read_json(path, "choose another --out")
+
+
 def inspect(folder: UnfinishedFolder) -> Fresh | Unfinished | Complete:
     """What is there of a run. Raises InputError if it cannot be read."""
     if folder.state.exists():
         return Unfinished(RunState.read(folder.state))
     path = folder.folder / "run.json"
-    return Complete(read_json(path, "choose another --out")) if path.exists() else Fresh()
+    return Complete(_read_record(path)) if path.exists() else Fresh()
 
 
 def decide(folder: UnfinishedFolder, request: dict[str, Any], resume: bool) -> Fresh | Unfinished | Complete:
