@@ -188,6 +188,22 @@ def test_a_plain_folder(folder):
     assert ends(labels) == (0, 255) and strays == ("2",)
 
 
+@pytest.mark.parametrize("text", ['{"0": "rest", "1": "cup", "2": "lid", "255": "void"}', '["rest",\n"cup",\n"lid"]'])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_the_names_of_a_folder_are_those_of_its_values(folder, text, encoding):
+    (folder / "names.json").write_text(text, encoding=encoding)
+    dataset = open_dataset("folder", folder)
+    assert dataset.classes == ("rest", "cup", "lid")
+    assert ends(dataset.clips[0].read_labels(0)[0]) == (0, 2) and ends(dataset.clips[0].read_labels(2)[0]) == (1, 255)
+
+
+def test_lists_with_a_byte_order_mark(camvid, davis):
+    for path in (camvid / "label_colors.txt", davis / "ImageSets" / "2017" / "val.txt"):
+        path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert open_dataset("camvid", camvid).clips[0].truth(1)[0, 0] == list(CAMVID_11).index("building")
+    assert open_dataset("davis17", davis).clips
+
+
 def test_folders_of_clips_in_parts(folder, tmp_path):
     root = tmp_path.parent / "set"
     for name in "ab":

@@ -61,10 +61,39 @@ def test_names(tmp_path):
     assert read_names(path) == {0: "wall", 12: "cup"}
     path.write_text("wall\n\n cup \n")
     assert read_names(path) == {0: "wall", 2: "cup"}
-    for text in ('{"0": ', '{"a": "b"}'):
-        path.write_text(text)
-        refusal("names", "JSON", call=read_names, path=path)
     refusal("none", call=read_names, path=tmp_path / "none")
+
+
+NAMES = '{"0": "wall", "1": "Tässe"}'
+
+
+@pytest.mark.parametrize("text", [NAMES, '["wall", "Tässe"]', '\n [\n"wall",\n"Tässe"]\n', "wall\nTässe", "wall\r\nTässe\r\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_names_are_read_as_editors_and_programs_write_them(tmp_path, text, encoding):
+    (tmp_path / "names").write_bytes(text.encode(encoding))
+    assert read_names(tmp_path / "names") == {0: "wall", 1: "Tässe"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"0": ', '{"a": "b"}', '[{"id": 0, "name": "wall"}]', '{"0": {"name": "wall"}}', '{"0": null}', "[[0, 1]]", '["wall"',
+     '{"-1": "wall"}', '{"256": "wall"}', '{"0": "wall", "0": "cup"}', '{"0": "wall", "00": "cup"}', '{"1.5": "wall"}'],
+)  # fmt: skip
+def test_refused_names(tmp_path, text):
+    (tmp_path / "names").write_text(text)
+    refusal("names", "JSON", call=read_names, path=tmp_path / "names")
+
+
+@pytest.mark.parametrize("text", ["wall\ncup\n", '"wall"', "", "3"])
+def test_a_json_file_holds_json(tmp_path, text):
+    (tmp_path / "names.json").write_text(text)
+    refusal("names.json", "JSON", call=read_names, path=tmp_path / "names.json")
+
+
+@pytest.mark.parametrize("content", ["wall\ncup".encode("utf-16-le"), "Tässe".encode("latin-1"), "w\n" * 300])
+def test_names_of_another_kind_are_refused(tmp_path, content):
+    (tmp_path / "names.txt").write_bytes(content if isinstance(content, bytes) else content.encode())
+    refusal("names.txt", call=read_names, path=tmp_path / "names.txt")
 
 
 def test_twenty_segments_have_twenty_colours():

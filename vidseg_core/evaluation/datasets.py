@@ -25,6 +25,7 @@ from vidseg_core.evaluation.labelled import (
     identity_codes,
     object_codes,
 )
+from vidseg_core.io.files import read_text
 from vidseg_core.io.masks import read_mask, read_names
 from vidseg_core.io.samples import CLIPS, generated_clip, sample_clip
 from vidseg_core.io.video import IMAGE_SUFFIXES
@@ -142,6 +143,7 @@ def read_folder(root: Path, split: str | None) -> Dataset:
     files hold, all of which are read for it."""
     clips = [_plain(path, identity_codes(VOID)) for path in _plain_clips(root)]
     names = read_names(root / "names.json") if (root / "names.json").is_file() else {}
+    names.pop(VOID, None)  # void is no class, whatever it is called
     if names:
         count = max(names) + 1
     else:
@@ -230,4 +232,4 @@ def _one(root: Path, choices: tuple[str, ...]) -> Path:
 def _lines(path: Path, name: str) -> list[str]:
     if not path.is_file():
         raise InputError(f"{path} is missing, the list of the clips. Get it: {SOURCES[name]}")
-    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]

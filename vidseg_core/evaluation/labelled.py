@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 from PIL import ExifTags, Image
 
 from vidseg_core.common import VOID, InputError
+from vidseg_core.io.files import read_text
 from vidseg_core.io.masks import read_mask
 from vidseg_core.io.video import IMAGE_FPS, Clip, open_clip
 
@@ -229,7 +230,7 @@ def object_codes(count: int) -> Codes:
 
 def camvid_codes(path: Path, classes: int) -> tuple[Codes, tuple[str, ...]]:
     """CamVid's label_colors.txt, lines of R G B and a name: codes for SegNet's 11 classes or all 32, in the file's order."""
-    rows = [line.split() for line in path.read_text().splitlines() if line.strip()]
+    rows = [line.split() for line in read_text(path).splitlines() if line.strip()]
     if any(len(row) != 4 for row in rows):
         raise InputError(f"{path} is not CamVid's: expected lines of three numbers and a name, such as '64 128 64 Animal'")
     colours, names = tuple(tuple(int(v) for v in row[:3]) for row in rows), tuple(row[3] for row in rows)

@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all."""
 
+import codecs
 import json
 import os
 import secrets
@@ -39,10 +40,22 @@ def replacing(path: str | Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def read_text(path: Path) -> str:
+    """A text file of a user's: UTF-8 with or without a byte-order mark, which editors on Windows write, or UTF-16 with one.
+
+    Raises ValueError for other encodings.
+    """
+    content = path.read_bytes()
+    text = content.decode("utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
+    if "\0" in text:
+        raise ValueError("not UTF-8")
+    return text
+
+
 def read_json(path: Path, remedy: str) -> Any:
     """What a JSON file (UTF-8) holds. Raises InputError if it cannot be read, with what to do."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}): {remedy}") from error
 

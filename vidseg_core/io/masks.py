@@ -7,13 +7,14 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, Integer, UInt8
 from PIL import Image
 
 from vidseg_core.common import VOID, InputError
-from vidseg_core.io.files import replacing
+from vidseg_core.io.files import read_text, replacing
 
 Labels = Integer[np.ndarray, "H W"]
 TAB10 = ("1f77b4", "ff7f0e", "2ca02c", "d62728", "9467bd", "8c564b", "e377c2", "7f7f7f", "bcbd22", "17becf")
@@ -59,19 +60,40 @@ def read_mask(path: str | Path) -> Int64[np.ndarray, "H W"]:
 
 
 def read_names(path: str | Path) -> dict[int, str]:
-    """Names of label numbers: a JSON object {"0": "wall", ...}, or a text file with the name of number n in line n.
+    """Names of label numbers: a JSON object {"0": "wall", ...} or list, or a text file with the name of number n in line n.
 
-    Raises InputError for a file that is neither.
+    A .json file must hold JSON, any other may. Raises InputError for a file that is neither, and for numbers outside 0..255.
     """
+    path = Path(path)
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        if not text.lstrip().startswith("{"):
-            return {n: line.strip() for n, line in enumerate(text.splitlines()) if line.strip()}
-        return {int(number): str(name) for number, name in json.loads(text).items()}
+        text = read_text(path)
+        if path.suffix.lower() == ".json" or text.lstrip().startswith(("{", "[")):
+            return _json_names(text)
+        names = {n: line.strip() for n, line in enumerate(text.splitlines()) if line.strip()}
+        return _checked_names(list(names.items()))
     except (OSError, ValueError) as error:
         raise InputError(
             f'{path} cannot be read as names ({error}). Expected JSON such as {{"0": "wall"}}, or a name a line.'
         ) from error
+
+
+def _json_names(text: str) -> dict[int, str]:
+    data = json.loads(text, object_pairs_hook=list)  # pairs, as a dict forgets numbers that occur twice
+    if not isinstance(data, list):
+        raise ValueError("neither an object nor a list")
+    pairs = [item for item in data if isinstance(item, tuple)]
+    return _checked_names([(int(number), name) for number, name in pairs] if pairs else list(enumerate(data)))
+
+
+def _checked_names(pairs: list[tuple[int, Any]]) -> dict[int, str]:
+    numbers = [number for number, _ in pairs]
+    if others := [name for _, name in pairs if not isinstance(name, str)]:
+        raise ValueError(f"{json.dumps(others[0])[:40]} is no name")
+    if len(set(numbers)) < len(numbers):
+        raise ValueError("a number has two names")
+    if wrong := [number for number in numbers if not 0 <= number <= VOID]:
+        raise ValueError(f"{wrong[0]} is no label number, which are 0 to {VOID}")
+    return dict(pairs)
 
 
 def write_mask(path: str | Path, labels: Labels) -> None:
