@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
+from refusals import refusal
 from sklearn.neighbors import KNeighborsClassifier
 
 from vidseg_core import FeatureSettings, Settings, reference_settings
@@ -173,3 +174,26 @@ def test_a_pass_ends_when_all_is_tapped(backbone, images):
     backbone.denoise(backbone.encode(images[:1]), 20)
     hook.remove()
     assert ran == [1]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("schedule", ["direct", "reference"])
+def test_features_that_are_no_numbers_are_refused(backbone, clip, value, schedule):
+    """One token of one frame is enough: K-means and the neighbours would give all cells one label, and no word."""
+    if schedule == "reference":
+        settings = dataclasses.replace(reference_settings("tiny"), working_size=SMALL)
+    else:
+        settings = with_features(backbone)
+
+    def overflow(module, inputs, output):
+        output[-1, 3, 0] = value
+
+    handles = [
+        module.register_forward_hook(overflow) for name, module in backbone.unet.named_modules() if name.endswith("attn1.to_q")
+    ]
+    try:
+        words = ("NaN", "float32", "--dtype float32", "bfloat16")
+        refusal(*words, call=frame_features, backbone=backbone, frames=clip.frames[:2], settings=settings)
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from refusals import refusal
 from scipy.ndimage import gaussian_filter1d
 
 from vidseg_core import ContextSettings, Settings, UpsampleSettings, VidSeg, generated_clip, sample_clip
@@ -296,3 +297,16 @@ def test_finer_votes_give_finer_labels(backbone, window):
     settings = Settings().resolve(backbone.model)
     wrong = [(upsample(backbone, frames, Votes.certain(c), settings).numpy() != exact).mean() for c in (cells, fine)]
     assert wrong[1] < 0.8 * wrong[0], wrong
+
+
+@pytest.mark.parametrize("strategy", ["direct", "guided", "reference"])
+@pytest.mark.parametrize("part", ["unet", "codec"])
+def test_responses_that_are_no_numbers_are_refused(backbone, clip, monkeypatch, strategy, part):
+    """They would lose against every vote, and the pixels would be the cells, with no word."""
+    settings = Settings(working_size=SMALL, upsample=UpsampleSettings(strategy=strategy)).resolve(backbone.model)
+    name = "denoise" if part == "unet" else ("decode" if strategy == "reference" else "decode_difference")
+    method = getattr(backbone, name)
+    monkeypatch.setattr(backbone, name, lambda *given, **how: method(*given, **how) * float("nan"))
+    votes = Votes.certain(cells_of(clip.labels[:1]))
+    words = ("NaN", "--dtype float32", "bfloat16")
+    refusal(*words, call=upsample, backbone=backbone, frames=clip.frames[:1], votes=votes, settings=settings)

@@ -18,6 +18,17 @@ class InputError(ValueError):
     """
 
 
+def finite(values: Shaped[Any, "..."], what: str, dtype: Any) -> Shaped[Any, "..."]:
+    """A tensor as it is. Raises InputError if a value in it is NaN or infinite; `dtype` is what the model computes in."""
+    if bool(values.isfinite().all()):
+        return values
+    dtype = str(dtype).removeprefix("torch.")
+    remedy = "give --dtype float32, or bfloat16, since float16 overflows with some models and cards; with evaluate --device cpu"
+    if dtype == "float32":
+        remedy = "that is as exact as --dtype float32 (or bfloat16) gets, so the weights may be damaged: load the model anew"
+    raise InputError(f"{what} came out as NaN or infinite in {dtype}: {remedy}")
+
+
 def enlarge(cells: Shaped[Any, "*n h w"], size: tuple[int, int]) -> Shaped[Any, "*n H W"]:
     """Coarse maps at `size` = (H, W), nearest neighbour: every pixel shows the cell that its centre lies in. NumPy or torch."""
     rows, columns = ((2 * np.arange(n) + 1) * c // (2 * n) for n, c in zip(size, cells.shape[-2:], strict=True))

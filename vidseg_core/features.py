@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vidseg_core import paper
+from vidseg_core.common import finite
 from vidseg_core.models.backbone import Backbone, Condition
 from vidseg_core.settings import Settings
 
@@ -39,12 +40,16 @@ def working_images(
 def frame_features(backbone: Backbone, frames: UInt8[np.ndarray, "f H W 3"], settings: Settings) -> Features:
     """Stage 1 for the frames of one window: features at each of `features.scales`, side by side on the grid of the first.
 
-    A cell is as large as the model makes it: a frame seen larger has more cells, which follow borders better.
+    A cell is as large as the model makes it: a frame seen larger has more cells, which follow borders better. Raises InputError
+    for a model that computes NaN, of which the later stages would make one segment.
     """
     s, plain = settings.features, replace(settings, features=replace(settings.features, position=0.0))
     parts = [_shifted(backbone, working_images(backbone, frames, settings, scale), plain) for scale in s.scales]
-    context = _side_by_side([p.context for p in parts])
-    return Features(append_position(context, s.position), _side_by_side([p.match for p in parts]))
+    context, match = (
+        finite(_side_by_side(maps), "the features of this window", backbone.unet.dtype)
+        for maps in ([p.context for p in parts], [p.match for p in parts])
+    )
+    return Features(append_position(context, s.position), match)
 
 
 def _shifted(backbone: Backbone, images: Float[Tensor, "f 3 H W"], settings: Settings) -> Features:

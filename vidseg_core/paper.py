@@ -18,7 +18,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn import functional as F
 
-from vidseg_core.common import VOID, InputError
+from vidseg_core.common import VOID, InputError, finite
 from vidseg_core.models.backbone import Backbone, Condition
 from vidseg_core.models.hooks import Recording
 from vidseg_core.models.registry import Model, find_model
@@ -205,7 +205,8 @@ def _both_signs(passes: GuidedPasses, mask: Tensor, group: Group, first: int, ba
 def score(backbone: Backbone, prediction: Prediction, size: tuple[int, int]) -> Float[Tensor, "n H W"]:
     """Scores of a group's masks at the frames' own `size`: each response as a share of its maximum, and what lies outside the
     mask, enlarged as an 8-bit picture (Lanczos), weighed down."""
-    pictures = (_pictures(backbone.decode(latents), size) for latents in (prediction.plus, prediction.minus))
+    decoded = (backbone.decode(latents) for latents in (prediction.plus, prediction.minus))
+    pictures = (_pictures(finite(d, "the responses of this window", backbone.unet.dtype), size) for d in decoded)
     found = np.stack([response(*pair) for pair in zip(*pictures, strict=True)])
     masks = (Image.fromarray(mask.astype(np.uint8) * 255) for mask in prediction.group.masks.cpu().numpy())
     inside = np.stack([np.asarray(m.resize(size[::-1], Image.Resampling.LANCZOS)) for m in masks]) / 255.0

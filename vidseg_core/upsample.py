@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vidseg_core import paper
-from vidseg_core.common import enlarge
+from vidseg_core.common import enlarge, finite
 from vidseg_core.context import Votes
 from vidseg_core.edges import Guide
 from vidseg_core.features import working_images
@@ -102,6 +102,7 @@ def score(
 ) -> Float[Tensor, "n y x"]:
     """Scores at the working size, of the Euclidean RGB distance between the two decoded predictions."""
     difference = backbone.decode_difference(prediction.plus, prediction.minus)
+    finite(difference, "the responses of this window", backbone.unet.dtype)
     column = torch.searchsorted(votes.numbers, owner.long())
     shares = votes.shares[prediction.group.frames].gather(-1, column[..., None])[..., 0]
     return score_responses(torch.linalg.vector_norm(difference, dim=1), shares, owner, settings)
