@@ -137,6 +137,48 @@ def test_rotation_of_phone_videos(tmp_path, degrees):
     np.testing.assert_array_equal(np.stack(list(clip)), turned)
 
 
+def with_matrix(path, a, b, c, d):
+    """The file with another display matrix in its track header, as a phone's front camera or an editor's flip writes it:
+    pixel (x, y) is shown at (a x + c y, b x + d y), but for a shift."""
+    data = bytearray(path.read_bytes())
+    at = data.find(b"tkhd") + 44
+    numbers = (a, b, 0, c, d, 0, 0, 0, 1)
+    for n, number in enumerate(numbers):
+        data[at + 4 * n : at + 4 * n + 4] = round(number * (1 << (30 if n % 3 == 2 else 16))).to_bytes(4, signed=True)
+    path.write_bytes(data)
+    return path
+
+
+def shown(frame, a, b, c, d):
+    """Pixel by pixel what a player shows."""
+    height, width = frame.shape[:2]
+    places = {(x, y): (a * x + c * y, b * x + d * y) for x in range(width) for y in range(height)}
+    left, top = (min(place[n] for place in places.values()) for n in range(2))
+    found = np.zeros((height, width, 3) if a else (width, height, 3), np.uint8)
+    for (x, y), (right, below) in places.items():
+        found[below - top, right - left] = frame[y, x]
+    return found
+
+
+@pytest.mark.parametrize("straight", [True, False])
+@pytest.mark.parametrize("first", [1, -1])
+@pytest.mark.parametrize("second", [1, -1])
+def test_videos_stand_as_players_show_them(tmp_path, straight, first, second):
+    """Four rotations, with and without a mirror."""
+    matrix = (first, 0, 0, second) if straight else (0, first, second, 0)
+    frames = moving()
+    clip = open_clip(with_matrix(encode(tmp_path / "a.mov", frames), *matrix))
+    expected = np.stack([shown(frame, *matrix) for frame in frames])
+    assert clip.size == expected.shape[1:3]
+    np.testing.assert_array_equal(np.stack(list(clip)), expected)
+
+
+@pytest.mark.parametrize("matrix", [(0, 0, 0, 0), (2, 0, 0, 1), (0.99, 0.1, -0.1, 0.99)])
+def test_a_matrix_that_is_no_quarter_turn_leaves_the_frames(tmp_path, matrix):
+    frames = moving()
+    np.testing.assert_array_equal(np.stack(list(open_clip(with_matrix(encode(tmp_path / "a.mov", frames), *matrix)))), frames)
+
+
 def test_an_edit_list_is_no_damage(tmp_path):
     path = encode(tmp_path / "a.mp4", moving(60), "libx264", "yuv420p", g="15")
     data = bytearray(path.read_bytes())

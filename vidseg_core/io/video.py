@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from vidseg_core.common import InputError
+from vidseg_core.io.orientation import upright, upright_size
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 IMAGE_FPS = 25.0  # images carry no clock; 25 lies between the rates of VSPW (15), DAVIS (24) and CamVid (30)
@@ -29,8 +30,8 @@ Frame = UInt8[np.ndarray, "H W 3"]
 class Clip:
     """A clip on disk, checked from end to end. Each iteration reads it anew and yields one frame at a time.
 
-    `size` is (H, W) after the rotation that phones note in a file; `fps` is the video's average rate (25 for images) divided
-    by the stride; `indices` are the numbers of the yielded frames in the source, from 0; `files` is empty for a video.
+    `size` is (H, W) after the turn or mirroring that phones note in a file; `fps` is the video's average rate (25 for images)
+    divided by the stride; `indices` are the numbers of the yielded frames in the source, from 0; `files` is empty for a video.
     """
 
     source: Path
@@ -52,8 +53,7 @@ class Clip:
                 same_size(frame.shape[:2], self.size, path)
                 yield frame
         else:
-            for coded in islice(_decode(self.source), self.indices.start, self.indices.stop, self.indices.step):
-                yield np.ascontiguousarray(np.rot90(coded.to_ndarray(format="rgb24"), _quarter_turns(coded)))
+            yield from map(upright, islice(_decode(self.source), self.indices.start, self.indices.stop, self.indices.step))
 
 
 def open_clip(source: str | Path, start: int = 0, stop: int | None = None, stride: int = 1) -> Clip:
@@ -138,16 +138,11 @@ def same_size(size: tuple[int, int], first: tuple[int, int], where: Path | str) 
         )
 
 
-def _quarter_turns(frame: av.VideoFrame) -> int:
-    return round(frame.rotation / 90) % 4
-
-
 def _probe(path: Path, stop: int | None) -> tuple[int, tuple[int, int], float]:
     """Number of frames up to `stop`, (H, W) as displayed, average frames a second."""
     total, size = 0, (0, 0)
     for frame in islice(_decode(path), stop):
-        if not total:
-            size = (frame.width, frame.height) if _quarter_turns(frame) % 2 else (frame.height, frame.width)
+        size = size if total else upright_size(frame)
         total += 1
     if not total:
         raise InputError(f"{path} is a video without a single frame. Export it again.")
