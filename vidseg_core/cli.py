@@ -41,7 +41,7 @@ def segment(options: argparse.Namespace) -> None:
     """Segment a clip into a folder: masks/, overlay.mp4, segments.csv, contact_sheet.png, run.json. Stop it at will: the same
     command with --resume goes on."""
     from vidseg_core.io.files import UnfinishedFolder
-    from vidseg_core.io.masks import read_mask, read_names
+    from vidseg_core.io.masks import read_first_mask, read_names
     from vidseg_core.io.progress import show_progress
     from vidseg_core.io.resume import default_folder
     from vidseg_core.io.run import Job, run_job
@@ -49,7 +49,7 @@ def segment(options: argparse.Namespace) -> None:
 
     settings = read_settings(options)
     clip = open_clip(options.clip, *_frame_range(options.frames), options.stride)
-    mask = None if options.first_mask is None else read_mask(options.first_mask)
+    mask = None if options.first_mask is None else read_first_mask(options.first_mask)
     names = None if options.names is None else read_names(options.names)
     target = Path(options.out or default_folder(options.clip))
     for path in (options.clip, options.first_mask, options.names, options.settings):

@@ -7,11 +7,11 @@ import sys
 import numpy as np
 import pytest
 from matplotlib import colormaps
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFilter
 from refusals import refusal
 
 import vidseg_core
-from vidseg_core.io.masks import PALETTE, read_mask, read_names, write_mask
+from vidseg_core.io.masks import PALETTE, read_first_mask, read_mask, read_names, write_mask
 
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 
@@ -53,6 +53,59 @@ def test_refused_masks(tmp_path):
     refusal("none.png", "cannot be read", call=read_mask, path=tmp_path / "none.png")
     Image.fromarray(NOISE[..., 0]).save(tmp_path / "m.jpg")
     refusal("m.jpg", "JPEG", "PNG", call=read_mask, path=tmp_path / "m.jpg")
+
+
+def drawn(width=1, values=(0, 255), scale=4):
+    """A disc and a bar, drawn `scale` times as large and reduced, and blurred by `width` pixels (0: hard edges)."""
+    image = Image.new("L", (96 * scale, 72 * scale), values[0])
+    pen = ImageDraw.Draw(image)
+    pen.ellipse([20 * scale, 10 * scale, 50 * scale + 2, 40 * scale + 2], fill=values[-1])
+    pen.rectangle([60 * scale + 2, 8 * scale, 80 * scale + 2, 60 * scale], fill=values[len(values) // 2])
+    if not width:
+        return image.resize((96, 72), Image.Resampling.NEAREST)
+    return image.resize((96, 72), Image.Resampling.BOX).filter(ImageFilter.GaussianBlur(width - 1))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA"])
+@pytest.mark.parametrize("width", [1, 2, 4, 12])
+@pytest.mark.parametrize("values", [(0, 255), (0, 200), (255, 0), (0, 100, 255)])
+def test_soft_edges_are_no_class_numbers(tmp_path, mode, width, values):
+    drawn(width, values).convert(mode).save(tmp_path / "first.png")
+    words = ("first.png", "soft edges", str(int(np.array(drawn(width, values)).max())), "255 is void", "0, 1, 2", "smoothing")
+    refusal(*words, call=read_first_mask, path=tmp_path / "first.png")
+
+
+def test_one_grey_row_is_a_soft_edge(tmp_path):
+    values = np.repeat([0, 128, 255], [20, 1, 20]).astype(np.uint8)
+    Image.fromarray(np.tile(values, (30, 1))).save(tmp_path / "first.png")
+    refusal("0, 128, 255", "soft edges", call=read_first_mask, path=tmp_path / "first.png")
+
+
+@pytest.mark.parametrize("values", [(0, 1), (0, 7), (7, 11, 26), (0, 1, 2), (0, 1, 255), (3, 4, 254)])
+def test_hard_edges_are_read_without_a_word(tmp_path, capsys, values):
+    drawn(0, values).save(tmp_path / "first.png")
+    np.testing.assert_array_equal(read_first_mask(tmp_path / "first.png"), np.array(drawn(0, values)))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_white_that_may_be_meant_as_a_class_is_told(tmp_path, capsys):
+    """Grey levels that are told apart by eye, the last of them white."""
+    mask = np.array(drawn(0, (0, 128, 255)))
+    Image.fromarray(mask).save(tmp_path / "first.png")
+    np.testing.assert_array_equal(read_first_mask(tmp_path / "first.png"), mask)
+    said = capsys.readouterr().err
+    assert all(word in said for word in ("first.png", "0, 128", "255 is void")) and said.count("\n") == 1
+    write_mask(tmp_path / "first.png", mask.astype(int))
+    read_first_mask(tmp_path / "first.png")
+    assert capsys.readouterr().err == "", "a palette's values are class numbers"
+
+
+def test_thin_classes_between_others_are_no_soft_edges(tmp_path):
+    """A contour numbered between what it parts, and void around an object, as in VOC."""
+    for values in ([0, 1, 2], [0, 255, 15], [0, 15, 9, 3, 20]):
+        row = np.repeat(values, [20, 2, *[20] * (len(values) - 2)]).astype(np.uint8)
+        Image.fromarray(np.tile(row, (30, 1))).save(tmp_path / "first.png")
+        assert set(np.unique(read_first_mask(tmp_path / "first.png"))) == set(values)
 
 
 def test_names(tmp_path):

@@ -4,6 +4,7 @@ A label map is int [H, W] with class numbers 0..254, and 255 for void (not label
 """
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from vidseg_core.io.files import read_text, replacing
 Labels = Integer[np.ndarray, "H W"]
 TAB10 = ("1f77b4", "ff7f0e", "2ca02c", "d62728", "9467bd", "8c564b", "e377c2", "7f7f7f", "bcbd22", "17becf")
 """matplotlib's ten colours, written out so that reading a mask does not load matplotlib."""
+
+MANY = 32
+"""So many values in a drawn grey mask are worth a look, even without gaps between them."""
 
 
 def _palette() -> UInt8[np.ndarray, "256 3"]:
@@ -42,10 +46,42 @@ def read_mask(path: str | Path) -> Int64[np.ndarray, "H W"]:
 
     RGB counts as grey if its channels are equal. Raises InputError for colour-coded masks, JPEG and numbers above 255.
     """
-    path = Path(path)
+    return _read_values(Path(path))[0]
+
+
+def read_first_mask(path: str | Path) -> Int64[np.ndarray, "H W"]:
+    """As `read_mask`, for a mask that a person drew. Raises InputError for soft edges too, whose values are no class numbers;
+    where white may be meant as a class, a line on stderr says that 255 is void."""
+    mask, palette = _read_values(Path(path))
+    values = np.unique(mask)
+    if palette or (not (np.diff(values[values < VOID]) > 1).any() and len(values) < MANY):
+        return mask
+    shown = ", ".join(map(str, values if len(values) < 8 else [*values[:4], "...", *values[-2:]]))
+    if _has_soft_edges(mask, values):
+        raise InputError(
+            f"{path} has soft edges: its values are {shown}, but class numbers do not blend, and 255 is void. Draw it without "
+            "smoothing, resize it by nearest neighbour, and save the classes as 0, 1, 2 and so on."
+        )
+    if values[-1] == VOID:
+        print(f"{path} has the values {shown}: 255 is void, so give what is to be a class another number", file=sys.stderr)
+    return mask
+
+
+def _has_soft_edges(mask: Labels, values: Integer[np.ndarray, " n"]) -> bool:
+    """Whether most of the values between the least and the greatest are blends: at most of their pixels, one neighbour has a
+    lower value and another a higher one."""
+    from scipy.ndimage import maximum_filter, minimum_filter
+
+    between = (minimum_filter(mask, 3) < mask) & (mask < maximum_filter(mask, 3))
+    pixels, blends = (np.bincount(part.ravel(), minlength=VOID + 1)[values[1:-1]] for part in (mask, mask[between]))
+    return 0 < len(pixels) <= 2 * int(np.count_nonzero(2 * blends > pixels))
+
+
+def _read_values(path: Path) -> tuple[Int64[np.ndarray, "H W"], bool]:
+    """The values of a mask's file, and whether they are places in a palette."""
     try:
         with Image.open(path) as image:
-            kind, values = image.format, np.array(image)
+            kind, palette, values = image.format, image.mode == "P", np.array(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be read as a mask ({error}). Expected a palette or grey PNG.") from error
     if kind == "JPEG":
@@ -56,7 +92,7 @@ def read_mask(path: str | Path) -> Int64[np.ndarray, "H W"]:
         raise InputError(f"{path} codes classes as colours. Save the class numbers as a palette or grey PNG (255 = void).")
     if values.max() > VOID or values.min() < 0 or (values % 1 != 0).any():
         raise InputError(f"{path} has values {values.min()} to {values.max()}. Expected class numbers 0 to 254, 255 = void.")
-    return values[..., 0].astype(np.int64)
+    return values[..., 0].astype(np.int64), palette
 
 
 def read_names(path: str | Path) -> dict[int, str]:
