@@ -433,3 +433,25 @@ def test_options_that_cannot_be(root, tmp_path, capsys):
     (tmp_path / "out").mkdir(exist_ok=True)
     (tmp_path / "out" / "thesis.tex").write_text("precious")
     assert "is not empty and no evaluation" in refused("--dataset", "folder", "--root", root)
+
+
+@pytest.mark.parametrize(("values", "names"), [((0, 255), None), ((0, 255), '{"0": "rest", "1": "cup"}'), ((3, 3), None)])
+def test_one_class_alone_is_told(tmp_path, out, capsys, values, names):
+    """A white object is void, and what is left is right everywhere: 100.0."""
+    for n, frame in enumerate(generated_clip(num_frames=3, size=SMALL).frames):
+        mask = np.full(SMALL, values[0], np.uint8)
+        mask[10:30, 10:30] = values[1]
+        for part, array in (("frames", frame), ("labels", mask)):
+            (tmp_path / "set" / part).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(tmp_path / "set" / part / f"{n}.png")
+    if names:
+        (tmp_path / "set" / "names.json").write_text(names)
+    command = ["evaluate", "--dataset", "folder", "--root", str(tmp_path / "set"), "--out", str(out), "--method", "stub"]
+    assert main([*command, "--threads", "1"]) == 0
+    told = f"The labels show one class, {'rest' if names else f'class {values[0]}'}"
+    said = capsys.readouterr().out
+    assert told in said and "255 is void" in said and told in (out / "results.md").read_text(encoding="utf-8")
+
+
+def test_several_classes_are_no_news(whole):
+    assert b"one class" not in whole[2]

@@ -34,6 +34,16 @@ def never_found(tally: Tally, classes: Sequence[str]) -> list[str]:
     return [name for name, missed in zip(classes, shown & ~found, strict=True) if missed]
 
 
+def single_class(counts: np.ndarray, classes: Sequence[str]) -> str:
+    """What to think of scores where the truth shows one class alone or none, by the counts of `confusion`; empty otherwise."""
+    shown = [name for name, row in zip(classes, counts, strict=True) if row.any()]
+    if len(shown) > 1:
+        return ""
+    found = f"one class, {shown[0]}" if shown else "no class"
+    return (f"The labels show {found}, so these scores say nothing: 255 is void and is not scored. Should it be an object, "
+            "save its pixels as 1.")  # fmt: skip
+
+
 def _object_mean(sums: np.ndarray) -> float:
     seen = sums[1:][sums[1:, 1] > 0]
     return float((seen[:, 0] / seen[:, 1]).mean()) if len(seen) else math.nan
@@ -140,6 +150,8 @@ def write_report(
         + (f", each window of {plan['restart']} frames a clip of its own" if plan["restart"] else "")
     )
     table = markdown(tallies, objects, title + ". In percent.")
+    if single := single_class(counts, classes):
+        table += f"\n{single}\n"
     table += "".join(f"\nNo result, so not in the table: {clip}. {reason}\n" for clip, reason in failed.items())
     with replacing(folder / "results.md") as partial:
         partial.write_text(table, encoding="utf-8")
