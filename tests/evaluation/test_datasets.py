@@ -1,5 +1,6 @@
 """Each layout as its owner distributes it, in small folders made here; the real ones if VIDSEG_DATA points to them."""
 
+import dataclasses
 import os
 import pickle
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from vidseg_core.common import InputError
-from vidseg_core.evaluation.datasets import READERS, open_dataset
+from vidseg_core.evaluation.datasets import READERS, SOURCES, open_dataset
 from vidseg_core.evaluation.labelled import CAMVID_11, CITYSCAPES_IDS
 
 SIZE = (24, 32)
@@ -218,6 +219,52 @@ def test_folders_of_clips_in_parts(folder, tmp_path):
     ]  # fmt: skip
     assert ends(parts[1].truth(0)) == (1, 255)
     assert pickle.loads(pickle.dumps(parts[1])).files == parts[1].files, "clips travel to other processes"
+
+
+@pytest.mark.parametrize("dataset", ["folder", "davis", "camvid"])
+def test_links_are_clips_of_their_own(tmp_path, dataset):
+    """Links are called as they are here, wherever they lead: /first/take and /second/take are a and b."""
+    (root := tmp_path / "set").mkdir()
+    for n, name in enumerate(("a", "b")):
+        clip = tmp_path / name / "take"
+        for part, values in (("frames", None), ("labels", halves(0, 1))):
+            for i in range(2 + n):
+                image(clip / part / f"{i}.png", values)
+        (root / name).symlink_to(clip)
+    assert [(c.name, c.num_frames) for c in open_dataset(dataset, root).clips] == [("a", 2), ("b", 3)]
+    assert [c.name for c in open_dataset(dataset, root / "a").clips] == ["a"]
+
+
+def test_a_set_is_called_like_its_folder_from_within_too(folder, monkeypatch):
+    (folder / "frames" / "inside").mkdir()
+    for place, root in ((folder, "."), (folder / "frames", ".."), (folder.parent, folder.name)):
+        monkeypatch.chdir(place)
+        assert [c.name for c in open_dataset("folder", root).clips] == [folder.name]
+
+
+@pytest.mark.parametrize("name", ["davis17", "vspw"])
+def test_a_clip_that_is_listed_twice_counts_once(davis, name):
+    path = davis / "ImageSets" / "2017" / "val.txt"
+    if name == "vspw":
+        path = davis / "val.txt"
+        for clip in ("bear", "camel"):
+            image(davis / "data" / clip / "origin" / "0.jpg")
+            image(davis / "data" / clip / "mask" / "0.png", halves(1, 2))
+    path.write_text("bear\ncamel\nbear\n")
+    assert [c.name for c in open_dataset(name, davis).clips] == ["bear", "camel"]
+
+
+def test_clips_of_one_name_are_refused(folder, monkeypatch):
+    """Results are kept by name: the second would have those of the first."""
+
+    def twice(root, split):
+        dataset = READERS["folder"](root, split)
+        return dataclasses.replace(dataset, clips=dataset.clips * 2)
+
+    monkeypatch.setitem(READERS, "twice", twice)
+    monkeypatch.setitem(SOURCES, "twice", "nowhere")
+    with pytest.raises(InputError, match=f"two clips are called '{folder.name}'.*rename"):
+        open_dataset("twice", folder)
 
 
 @pytest.mark.parametrize("name", READERS)

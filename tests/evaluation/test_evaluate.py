@@ -453,5 +453,18 @@ def test_one_class_alone_is_told(tmp_path, out, capsys, values, names):
     assert told in said and "255 is void" in said and told in (out / "results.md").read_text(encoding="utf-8")
 
 
+def test_links_to_folders_of_one_name_are_two_clips(tmp_path, root, out):
+    """A set put together of links to the same folder of several recordings."""
+    (tmp_path / "set").mkdir()
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        shutil.copytree(root / name, tmp_path / name / "take")
+        (tmp_path / "set" / name).symlink_to(tmp_path / name / "take")
+    assert "folder, 2 clips, 14 labelled frames" in run(tmp_path / "set", out)
+    with (out / "results.csv").open(encoding="utf-8") as file:
+        assert {row["clip"] for row in csv.DictReader(file)} == {"a", "b", "(all)"}
+    assert "folder, 1 clip, 7 labelled frames" in run(tmp_path / "set" / "a", out.with_name("one"))
+
+
 def test_several_classes_are_no_news(whole):
     assert b"one class" not in whole[2]

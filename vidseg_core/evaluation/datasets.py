@@ -69,6 +69,9 @@ def open_dataset(name: str, root: str | Path | None = None, split: str | None = 
     dataset = READERS[name](root, split)
     if not dataset.clips:
         raise InputError(f"{root} has no clips of {name}. Get it: {about}")
+    names = [clip.name for clip in dataset.clips]
+    if twice := [clip for clip in names if names.count(clip) > 1]:
+        raise InputError(f"two clips are called {twice[0]!r} in {root}, and results are kept by name: rename one")
     for clip in dataset.clips:
         if not clip.labels:
             raise InputError(f"{clip.name} in {root} has no labels for any of its {len(clip.files)} frames. {about}")
@@ -123,7 +126,7 @@ def read_vspw(root: Path, split: str | None) -> Dataset:
 def read_davis(root: Path, split: str | None, objects: bool = False) -> Dataset:
     """DAVIS at 480p. The first and last frame of a clip are not scored, as in its semi-supervised track. Plain folders too."""
     if plain := _plain_clips(root):
-        pairs = [(path.name, path / "frames", path / "labels") for path in plain]
+        pairs = [(_name(path), path / "frames", path / "labels") for path in plain]
     else:
         lists = [root / "ImageSets" / kind / f"{split or 'val'}.txt" for kind in ("2017" if objects else "2016", "480p")]
         lines = _lines(next((path for path in lists if path.is_file()), lists[0]), "davis")
@@ -181,7 +184,12 @@ def _plain_clips(root: Path) -> list[Path]:
 
 
 def _plain(path: Path, codes: Codes) -> LabelledClip:
-    return _paired(path.resolve().name, path / "frames", path / "labels", codes)
+    return _paired(_name(path), path / "frames", path / "labels", codes)
+
+
+def _name(path: Path) -> str:
+    """A clip's: as its folder is called here, not what a link leads to, since several may lead to folders of one name."""
+    return path.name if path.name not in ("", "..") else path.resolve().name
 
 
 def _paired(name: str, frames: Path, labels: Path, codes: Codes) -> LabelledClip:
@@ -232,4 +240,4 @@ def _one(root: Path, choices: tuple[str, ...]) -> Path:
 def _lines(path: Path, name: str) -> list[str]:
     if not path.is_file():
         raise InputError(f"{path} is missing, the list of the clips. Get it: {SOURCES[name]}")
-    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    return list(dict.fromkeys(line.strip() for line in read_text(path).splitlines() if line.strip()))

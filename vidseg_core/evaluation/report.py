@@ -143,9 +143,10 @@ def write_report(
     write_json(folder / "results.json", data)
     naming = {"first": "classes named by the true mask of frame 0", "named": "segments named by the first labelled frame",
               "matched": "segments matched to classes over each clip"}  # fmt: skip
-    all_clips = f" of {len(results) + len(failed)}" if failed else ""
+    total = len(results) + len(failed)
+    clips = f"{len(results)}{f' of {total}' if failed else ''} clip{'s' if total > 1 else ''}"
     title = (
-        f"{plan['dataset']}, {len(results)}{all_clips} clips, {sum(r['labelled'] for r in results.values())} labelled frames; "
+        f"{plan['dataset']}, {clips}, {sum(r['labelled'] for r in results.values())} labelled frames; "
         f"method {plan['method']}, model {plan['model']}; {naming[plan['protocol']]}"
         + (f", each window of {plan['restart']} frames a clip of its own" if plan["restart"] else "")
     )
