@@ -59,12 +59,24 @@ def test_encoded_video_is_what_browsers_play(tmp_path, size):
     assert os.listdir(tmp_path) == ["a.mp4"]
 
 
+@pytest.mark.parametrize("fps", [1200, 24000 / 1001, 0.4, 1 / 2000, 1 / 9999])
+def test_any_camera_s_rate_is_kept(tmp_path, fps):
+    """A high-speed camera, film, time-lapses."""
+    encode_video(np.zeros((5, 16, 16, 3), np.uint8), fps, tmp_path / "a.mp4")
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        stream = container.streams.video[0]
+        assert float(stream.average_rate) == pytest.approx(fps, rel=1e-5)
+        assert float(stream.duration * stream.time_base) == pytest.approx(5 / fps, rel=1e-3)
+
+
 def test_refused_encodings_leave_the_old_file(tmp_path):
     path = tmp_path / "a.mp4"
     path.write_bytes(b"old")
     frames = [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 6, 3), np.uint8)]
     refusal("no frames", "at least one", call=encode_video, frames=[], fps=25, target=path)
     refusal("fps=0", call=encode_video, frames=frames[:1], fps=0, target=path)
+    wide = [np.zeros((2, 16500, 3), np.uint8)]
+    refusal("16500x2", "16384", "scale", call=encode_video, frames=wide, fps=25, target=path)
     late = [np.zeros((4, 4, 3), np.uint8)] * 99 + frames[1:]  # late enough for the encoder to have written to disk
     refusal("Frame 99", "6x4", "4x4", call=encode_video, frames=late, fps=25, target=path)
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a.mp4"]

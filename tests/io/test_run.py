@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import stubs
 import torch
+from PIL import Image
 from processes import ended, started, wait_for
 
 from vidseg_core import generated_clip
@@ -320,6 +321,8 @@ def test_encoding_that_was_interrupted_is_done_again(video, whole, out, capsys, 
     encode = overlay._encode
 
     def interrupted(frames, fps, path):
+        if path.parent != state_of(out).parent:  # the rehearsal
+            return encode(frames, fps, path)
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
@@ -333,6 +336,30 @@ def test_encoding_that_was_interrupted_is_done_again(video, whole, out, capsys, 
     assert segment(video, out, "--resume") == 0
     assert masks == {path.name: path.stat().st_mtime_ns for path in (out / "masks").iterdir()}
     assert_done(out, whole)
+
+
+# ---- what the end needs
+
+
+def test_a_high_speed_clip_is_segmented(tmp_path, out):
+    encode_video(generated_clip(num_frames=3, size=SIZE).frames, 1200, tmp_path / "fast.mp4")
+    assert segment(tmp_path / "fast.mp4", out) == 0
+
+
+def test_what_the_end_needs_is_checked_at_the_beginning(tmp_path, video, stopped, capsys, monkeypatch):
+    monkeypatch.setattr("vidseg_core.models.loading.load_backbone", lambda *_: pytest.fail("the model was loaded"))
+    (wide := tmp_path / "wide").mkdir()
+    Image.new("RGB", (16500, 16)).save(wide / "0.png")
+    assert "16384 pixels a side" in refused(capsys, wide, tmp_path / "other")
+    assert "another --stride" in refused(capsys, video, tmp_path / "other", "--stride", 10**7)
+    assert frames_done(stopped) == 6
+
+    def full(frames, fps, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(overlay, "_encode", full)
+    assert "No space left" in refused(capsys, video, stopped, "--resume")
+    assert frames_done(stopped) == 6 and not (tmp_path / "other").exists()
 
 
 # ---- the folder

@@ -22,6 +22,9 @@ from vidseg_core.io.files import replacing
 from vidseg_core.io.masks import PALETTE, Labels
 from vidseg_core.io.video import Frame, same_size
 
+RATES = (1e-4, 100_000)
+"""Frames a second that an MP4 can have: from a time-lapse with a frame every three hours to a high-speed camera."""
+
 
 def blend(frame: Frame, labels: Labels, alpha: float | int = 0.5, colours: UInt8[np.ndarray, "256 3"] = PALETTE) -> Frame:
     """(1 - alpha) frame + alpha colour, with white contours between labels; void keeps the frame. `alpha` is in 0..1."""
@@ -88,7 +91,7 @@ def encode_video(frames: Iterable[Frame], fps: float | int, target: str | Path |
     """Write H.264 (yuv420p, BT.709, index first) that browsers play, to a path or an open binary file, one frame at a time.
 
     yuv420p needs even sides: an odd one is extended by repeating its last row or column. Raises InputError if there are no
-    frames, if they differ in size or if fps is not above 0.
+    frames, if they differ in size, and for a size or rate that H.264 cannot have.
     """
     if isinstance(target, str | Path):
         with replacing(target) as partial:
@@ -109,19 +112,38 @@ def video_bytes(frames: Iterable[Frame], fps: float | int) -> bytes:
 def _encode(frames: Iterable[Frame], fps: float | int, path: Path) -> None:
     remaining = iter(frames)
     first = next(remaining, None)
-    if first is None or not 1e-3 <= fps <= 1000:
+    if first is None or not RATES[0] <= fps <= RATES[1]:
         raise InputError(
-            f"Got {'no' if first is None else 'some'} frames at fps={fps}. Expected at least one, fps in 0.001..1000."
+            f"Got {'no' if first is None else 'some'} frames at fps={fps}. Expected at least one, and between {RATES[0]} and "
+            f"{RATES[1]:,} a second: another --stride takes fewer or more of them."
         )
     height, width, _ = first.shape
+    try:
+        _encode_h264(chain([first], remaining), (height, width), _as_fraction(fps), path)
+    except av.FFmpegError as error:
+        if isinstance(error, OSError):  # a full disk
+            raise
+        raise InputError(
+            f"A video of {width}x{height} pixels at {fps:g} frames a second cannot be encoded ({error.strerror}). H.264 has at "
+            "most 16384 pixels a side: scale the frames down."
+        ) from error
+
+
+def _as_fraction(fps: float | int) -> Fraction:
+    """A rate in whole numbers, of which the smaller is at most 1001, as in television's 30000/1001."""
+    return Fraction(fps).limit_denominator(1001) if fps >= 1 else 1 / Fraction(1 / fps).limit_denominator(1001)
+
+
+def _encode_h264(frames: Iterable[Frame], size: tuple[int, int], fps: Fraction, path: Path) -> None:
+    height, width = size
     pad = ((0, height % 2), (0, width % 2), (0, 0))
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "18"})
+        stream = container.add_stream("libx264", rate=fps, options={"crf": "18"})
         stream.height, stream.width, stream.pix_fmt = height + height % 2, width + width % 2, "yuv420p"
         context = stream.codec_context  # H.273's 1 is BT.709: untagged, each player guesses other colours
         context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
-        for i, frame in enumerate(chain([first], remaining)):
-            same_size(frame.shape[:2], (height, width), f"Frame {i} to encode")
+        for i, frame in enumerate(frames):
+            same_size(frame.shape[:2], size, f"Frame {i} to encode")
             rgb = av.VideoFrame.from_ndarray(np.pad(frame, pad, mode="edge"), format="rgb24")
             container.mux(stream.encode(rgb.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)))
         container.mux(stream.encode())

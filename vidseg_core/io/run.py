@@ -6,14 +6,16 @@ made again. Overlay, table and sheet come from the masks at the end; then the fo
 """
 
 import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vidseg_core.common import InputError
+from vidseg_core.common import VOID, InputError
 from vidseg_core.io.files import UnfinishedFolder
 from vidseg_core.io.masks import drop_masks, write_masks
 from vidseg_core.io.provenance import clip_hash, mask_hash, run_record
@@ -83,6 +85,7 @@ def run_job(job: Job, folder: UnfinishedFolder, resume: bool, bars: Bars) -> Run
         there = decide(folder, request, resume)
         if isinstance(there, Complete):
             return None
+        _rehearse(job, request)
         vidseg, begun = job.load(_threads(there)), RunState(0, {}, {}, {})
         record = {**request, **run_record(vidseg.backbone, vidseg.settings)}
         _tell_device(job, record)
@@ -102,6 +105,16 @@ def run_job(job: Job, folder: UnfinishedFolder, resume: bool, bars: Bars) -> Run
                 stop.add_note(kept)
             raise
         return done
+
+
+def _rehearse(job: Job, request: dict[str, Any]) -> None:
+    """Write all that a run leaves, for one black frame and elsewhere: what fails at the end would fail here, hours earlier."""
+    frame = np.zeros((*job.clip.size, 3), np.uint8)
+    names = job.names or {}
+    labels = np.resize([number for number in names if 0 <= number <= VOID] or [0], job.clip.size)  # every name in the legend
+    with tempfile.TemporaryDirectory() as folder:
+        write_masks(Path(folder, "masks"), 0, labels[None])
+        write_run(Path(folder), [frame], job.clip.fps, names, {"input": job.words, **request})
 
 
 def _threads(there: Fresh | Unfinished) -> int | None:
