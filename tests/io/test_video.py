@@ -1,6 +1,7 @@
 """Clips that the tests make themselves, encoded without loss where frames are compared exactly; each refusal by its words."""
 
 import re
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -227,6 +228,48 @@ def test_one_image_of_any_size(tmp_path, size):
     clip = open_clip(tmp_path / "one.png")
     assert (clip.size, clip.num_frames) == (size, 1)
     assert (next(iter(clip)) == (1, 2, 3)).all()
+
+
+STAMPS = [0, 400, 700, 1200, 1500, 2000, 2300, 2660]
+
+
+def encode_at(path, frames, stamps, codec):
+    """At the given milliseconds, with no rate named, as browsers and screen recorders do."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
+        stream.codec_context.framerate = Fraction(0, 1)
+        for frame, stamp in zip(frames, stamps, strict=True):
+            coded = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            coded.pts, coded.time_base = stamp, Fraction(1, 1000)
+            container.mux(stream.encode(coded))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mkv", "ffv1"), ("a.webm", "libvpx"), ("b.mkv", "libx264"), ("a.mp4", "mpeg4")])
+def test_a_clip_lasts_as_long_as_its_time_stamps_say(tmp_path, name, codec):
+    path = encode_at(tmp_path / name, moving(8), STAMPS, codec)
+    assert 8 / open_clip(path).fps == pytest.approx(3.04, abs=0.4)  # the last frame's own duration is not in every file
+    assert 3 / open_clip(path, 1, 4).fps == pytest.approx(1.1, abs=0.11)
+    assert 3 / open_clip(path, 0, None, 3).fps == pytest.approx(3.5, abs=0.1)
+    assert 2 / open_clip(path, 0, 4, 3).fps == pytest.approx(2.4)
+    assert 0 < open_clip(path, 3, 4).fps <= 30
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.webm"])
+def test_a_constant_rate_that_is_not_named_is_measured(tmp_path, name):
+    path = encode_at(tmp_path / name, moving(12), range(0, 12 * 80, 80), "libvpx")
+    assert open_clip(path).fps == pytest.approx(12.5)
+    assert open_clip(path, 1, None, 2).fps == pytest.approx(6.25)
+
+
+def test_the_pauses_of_a_gif_are_kept(tmp_path):
+    pictures = [Image.fromarray(frame) for frame in moving(4)]
+    pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=[100, 300, 100, 1500])
+    assert 4 / open_clip(tmp_path / "a.gif").fps == pytest.approx(2)
+    assert 2 / open_clip(tmp_path / "a.gif", 0, 2).fps == pytest.approx(0.4)
 
 
 # --- refusals ---

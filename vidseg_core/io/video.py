@@ -18,9 +18,9 @@ from PIL import Image, ImageOps
 
 from vidseg_core.common import InputError
 from vidseg_core.io.orientation import upright, upright_size
+from vidseg_core.io.playback import IMAGE_FPS, Clock
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-IMAGE_FPS = 25.0  # images carry no clock; 25 lies between the rates of VSPW (15), DAVIS (24) and CamVid (30)
 MP4_BOXES = (b"ftyp", b"wide", b"free", b"mdat", b"moov")  # what MP4 and MOV files may begin with
 
 Frame = UInt8[np.ndarray, "H W 3"]
@@ -30,8 +30,9 @@ Frame = UInt8[np.ndarray, "H W 3"]
 class Clip:
     """A clip on disk, checked from end to end. Each iteration reads it anew and yields one frame at a time.
 
-    `size` is (H, W) after the turn or mirroring that phones note in a file; `fps` is the video's average rate (25 for images)
-    divided by the stride; `indices` are the numbers of the yielded frames in the source, from 0; `files` is empty for a video.
+    `size` is (H, W) after the turn or mirroring that phones note in a file; `fps` is the rate at which the frames take as long as they
+    do in the video (25 for images, divided by the stride); `indices` are the numbers of the yielded frames in the source,
+    from 0; `files` is empty for a video.
     """
 
     source: Path
@@ -71,15 +72,16 @@ def open_clip(source: str | Path, start: int = 0, stop: int | None = None, strid
     path = Path(source).expanduser()
     files = _image_files(path)
     needed = stop if stop and stop > start else None
-    total, size, fps = (len(files), (0, 0), IMAGE_FPS) if files else _probe(path, needed)
+    size, clock = (None, None) if files else _probe(path, needed)
+    total = len(files) if clock is None else len(clock.stamps)
     indices = range(start, total if stop is None else min(stop, total), stride)
     if not indices:
         wanted = f"{start}:{'' if stop is None else stop}"
         raise InputError(f"--frames {wanted} selects nothing: {path} has {total} frames. Choose a range within 0:{total}.")
-    if not files:
-        return Clip(path, size, fps / stride, indices)
+    if clock is not None:
+        return Clip(path, size, clock.rate(indices), indices)
     height, width, _ = read_image(files[start]).shape
-    clip = Clip(path, (height, width), fps / stride, indices, files)
+    clip = Clip(path, (height, width), IMAGE_FPS / stride, indices, files)
     deque(clip, maxlen=0)
     return clip
 
@@ -138,16 +140,17 @@ def same_size(size: tuple[int, int], first: tuple[int, int], where: Path | str) 
         )
 
 
-def _probe(path: Path, stop: int | None) -> tuple[int, tuple[int, int], float]:
-    """Number of frames up to `stop`, (H, W) as displayed, average frames a second."""
-    total, size = 0, (0, 0)
+def _probe(path: Path, stop: int | None) -> tuple[tuple[int, int], Clock]:
+    """(H, W) as displayed, and when each frame up to `stop` appears."""
+    stamps: list[int | None] = []
+    frame = size = None
     for frame in islice(_decode(path), stop):
-        size = size if total else upright_size(frame)
-        total += 1
-    if not total:
+        size = size or upright_size(frame)
+        stamps.append(frame.pts)
+    if frame is None:
         raise InputError(f"{path} is a video without a single frame. Export it again.")
     with _open_video(path) as (_, stream):
-        return total, size, float(stream.average_rate or IMAGE_FPS)
+        return size, Clock(tuple(stamps), frame.duration or 0, frame.time_base or stream.time_base, stream.average_rate)
 
 
 @contextmanager
