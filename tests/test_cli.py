@@ -115,6 +115,19 @@ def test_the_reference_can_be_asked_for(stub, tmp_path, images):
     assert settings["context"]["num_clusters"] == 3, "what stands beside it prevails"
 
 
+def test_a_file_name_that_is_not_utf8(stub, tmp_path, frames, capsys):
+    clip, out = tmp_path / os.fsdecode(b"caf\xe9.mp4"), tmp_path / os.fsdecode(b"o\xfft")
+    encode_video(frames, 10, tmp_path / "clip.mp4")
+    try:
+        (tmp_path / "clip.mp4").rename(clip)
+    except OSError:
+        pytest.skip("this file system has UTF-8 names only")
+    assert segment(clip, out) == 0
+    assert json.loads((out / "run.json").read_text(encoding="utf-8"))["input"]["clip"] == str(clip)
+    assert r"o\udcfft" in capsys.readouterr().out
+    assert segment(clip, out) == 2 and "--overwrite" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "L", "P", "CMYK"])
 def test_images_of_every_mode_work(stub, tmp_path, frames, mode):
     Image.fromarray(frames[0]).convert(mode).save(tmp_path / f"a.{'jpg' if mode == 'CMYK' else 'png'}")

@@ -14,6 +14,9 @@ from vidseg_core.settings import Settings
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, 2 for a wrong input (one sentence on stderr), 130 for Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a notebook's stream has none, and takes any character
+            stream.reconfigure(errors="backslashreplace")  # of a file name, or a dash that the console's encoding lacks
     options = _parser().parse_args(arguments)
     try:
         options.run(options)

@@ -52,3 +52,11 @@ def test_tables(tmp_path):
         results.write_json(tmp_path / "r.json", {"seed": object()})
     assert json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["seed"] == 0
     assert sorted(os.listdir(tmp_path)) == ["r.json", "s.csv"]
+
+
+def test_a_name_that_is_not_utf8_is_written_and_read_back(tmp_path):
+    name = os.fsdecode(b"caf\xe9.mp4")
+    results.write_json(tmp_path / "r.json", {"clip": name})
+    assert json.loads((tmp_path / "r.json").read_text(encoding="utf-8")) == {"clip": name}
+    results.write_table(tmp_path / "s.csv", [{"clip": name}])
+    assert (tmp_path / "s.csv").read_text(encoding="utf-8").splitlines() == ["clip", r"caf\udce9.mp4"]

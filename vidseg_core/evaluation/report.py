@@ -9,7 +9,7 @@ import numpy as np
 
 from vidseg_core.evaluation.metrics import class_iou
 from vidseg_core.evaluation.tally import Tally
-from vidseg_core.io.files import replacing
+from vidseg_core.io.files import UTF8, replacing
 from vidseg_core.io.results import write_json, write_table
 
 COLUMNS = ("mIoU", "mIoU later", "accuracy", "mVC8", "mVC16", "J", "F", "stability", "seam stability", "flicker")
@@ -155,7 +155,7 @@ def write_report(
         table += f"\n{single}\n"
     table += "".join(f"\nNo result, so not in the table: {clip}. {reason}\n" for clip, reason in failed.items())
     with replacing(folder / "results.md") as partial:
-        partial.write_text(table, encoding="utf-8")
+        partial.write_text(table, **UTF8)
     return table
 
 

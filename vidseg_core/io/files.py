@@ -24,6 +24,9 @@ WRITTEN = ("overlay.mp4", "segments.csv", "contact_sheet.png", "run.json", STATE
 """What a run writes beside masks/*.png: nothing else is ever removed with an old result."""
 WORTHLESS = (".DS_Store", "Thumbs.db", "desktop.ini", ".*.partial*")
 """What file browsers and killed processes leave."""
+UTF8 = {"encoding": "utf-8", "errors": "backslashreplace"}
+"""How text is written. A file name may be no UTF-8: Python holds such bytes as lone surrogates, which are written as JSON
+writes them, so that a JSON file gives them back."""
 
 
 @contextmanager

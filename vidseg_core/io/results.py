@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vidseg_core.common import VOID
-from vidseg_core.io.files import RunFolder, replacing
+from vidseg_core.io.files import UTF8, RunFolder, replacing
 from vidseg_core.io.masks import PALETTE, Labels, MaskFolder, as_bytes, write_masks
 from vidseg_core.io.overlay import blend, contact_sheet, encode_video, png
 from vidseg_core.io.provenance import run_record
@@ -97,7 +97,7 @@ def segment_table(labels: Iterable[Labels], names: dict[int, str]) -> list[dict[
 
 def write_table(path: str | Path, rows: list[dict[str, Any]]) -> None:
     """Write rows as CSV (UTF-8); the first row's keys are the header."""
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as partial, partial.open("w", newline="", **UTF8) as file:
         writer = csv.DictWriter(file, list(rows[0]) if rows else [])
         writer.writeheader()
         writer.writerows(rows)
@@ -106,4 +106,4 @@ def write_table(path: str | Path, rows: list[dict[str, Any]]) -> None:
 def write_json(path: str | Path, data: Any) -> None:
     """Write data as indented JSON (UTF-8)."""
     with replacing(path) as partial:
-        partial.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", **UTF8)
