@@ -2,13 +2,16 @@
 
 import io
 import os
+import warnings
 
 import av
+import matplotlib
 import numpy as np
 import pytest
+from PIL import Image
 from refusals import refusal
 
-from vidseg_core.io.overlay import blend, contact_sheet, encode_video, png, video_bytes
+from vidseg_core.io.overlay import Drawing, blend, contact_sheet, encode_video, panel, plain, png, video_bytes
 from vidseg_core.io.video import read_frames
 
 COLOURS = np.zeros((256, 3), np.uint8)
@@ -38,6 +41,57 @@ def test_the_contact_sheet_names_what_it_shows():
     titles = [axes.get_title() for axes in sheet.axes]
     assert [t for t in titles if t] == ["frame 0", "frame 5", "frame 9"]
     assert png(sheet).startswith(b"\x89PNG") and sheet._repr_png_().startswith(b"\x89PNG"), "a notebook shows text instead"
+
+
+NAMES = ["from $5 to $10", r"$\frac$", r"\alpha_{", "_ground", "a\nb", "tab\tx", "\udce9", "\0\7", "", "x" * 400,
+         "y z " * 99, "%s{}"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_is_text_whatever_it_is(name):
+    frame, labels = np.zeros((24, 32, 3), np.uint8), np.arange(8, dtype=np.int16).repeat(96).reshape(24, 32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sheet = contact_sheet([frame], [labels], [0], dict.fromkeys(range(8), name))
+        picture = Image.open(io.BytesIO(png(sheet)))
+    texts = sheet.legends[0].get_texts()
+    text = texts[0]
+    assert len(text.get_text()) <= 60 and text.get_text() == (name if name.isprintable() and len(name) < 60 else plain(name))
+    assert not any(text.get_parse_math() for text in texts) and len(texts) == 8
+    boxes = [text.get_window_extent() for text in texts]
+    assert all(box.x0 >= 0 and box.x1 <= picture.width for box in boxes), "none is cut off"
+    assert plain("a\nb") == "a b" and plain("\udce9") == r"\udce9"
+
+
+def test_titles_and_ticks_are_no_mathematics():
+    figure = Drawing(figsize=(3, 3))
+    axes = figure.subplots()
+    axes.set_title(r"$\frac$")
+    axes.set_xticks([0, 1], [r"$\sqrt$", "$"])
+    assert png(figure).startswith(b"\x89PNG")
+
+
+HOSTILE = {
+    "text.usetex": True, "image.origin": "lower", "savefig.bbox": "tight", "savefig.transparent": True, "font.size": 40,
+    "savefig.facecolor": "black", "figure.facecolor": "black", "font.family": ["cursive"], "text.color": "white",
+    "figure.subplot.left": 0.5, "savefig.pad_inches": 9, "legend.title_fontsize": 90, "axes.titlesize": 70,
+    "figure.constrained_layout.h_pad": 3, "legend.labelspacing": 20, "path.sketch": (1, 100, 2), "text.parse_math": True,
+}  # fmt: skip
+
+
+def test_no_matplotlibrc_changes_a_sheet():
+    frame = RNG.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    arguments = [frame] * 2, [np.zeros((24, 32), np.int16)] * 2, [0, 5], {0: "cup $"}
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        expected = png(contact_sheet(*arguments))
+    for setting in HOSTILE.items():
+        with matplotlib.rc_context(dict([setting])):
+            assert png(contact_sheet(*arguments)) == expected, setting
+    with matplotlib.rc_context({"text.usetex": True, "image.origin": "lower"}):
+        figure = Drawing(figsize=(3, 3))
+        panel(figure.subplots(), frame, "cup")
+        assert figure.axes[0].images[0].origin == "upper" and png(figure)
 
 
 @pytest.mark.parametrize("size", [(64, 48), (33, 47), (16, 16), (1, 1)])

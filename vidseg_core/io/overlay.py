@@ -3,19 +3,23 @@
 import io
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import av
+import matplotlib
 import numpy as np
 from av.video.reformatter import Colorspace
 from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.text import Text
 
 from vidseg_core.common import VOID, InputError
 from vidseg_core.io.files import replacing
@@ -40,7 +44,14 @@ def blend(frame: Frame, labels: Labels, alpha: float | int = 0.5, colours: UInt8
 
 
 class Drawing(Figure):
-    """A figure that a notebook shows by itself, without pyplot's global state."""
+    """A figure that a notebook shows by itself, without pyplot's global state. Its text is text, never TeX or mathematics."""
+
+    def draw(self, renderer: Any) -> None:
+        """As `Figure.draw`."""
+        for text in self.findobj(Text):
+            text.set_parse_math(False)
+            text.set_usetex(False)
+        super().draw(renderer)
 
     def _repr_png_(self) -> bytes:
         return png(self)
@@ -49,8 +60,24 @@ class Drawing(Figure):
 def png(figure: Figure, dpi: int = 100) -> bytes:
     """The figure as a PNG file."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=dpi)
+    with default_style():
+        figure.savefig(file, format="png", dpi=dpi)
     return file.getvalue()
+
+
+@contextmanager
+def default_style() -> Iterator[None]:
+    """matplotlib's own settings: those of a user's matplotlibrc may need LaTeX, turn pictures over or cut them off."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        yield
+
+
+def plain(text: str) -> str:
+    """What a font can show of a name: one line of at most 60 characters, without control characters and lone surrogates."""
+    written = text.encode("utf-8", "backslashreplace").decode()
+    visible = "".join(c if c.isprintable() else " " for c in written)
+    return textwrap.shorten(visible, 60, placeholder="…") if " " in visible else visible[:59] + "…" * (len(visible) > 59)
 
 
 def panel(
@@ -61,7 +88,7 @@ def panel(
     `name` makes it a panel that an explorer's clicks can tell from the others. `how` goes to matplotlib's imshow.
     """
     height, width = size or image.shape[:2]
-    axes.imshow(image, extent=(0, width, height, 0), **{"interpolation": "nearest"} | how)
+    axes.imshow(image, extent=(0, width, height, 0), **{"interpolation": "nearest", "origin": "upper"} | how)
     axes.set_title(title, fontsize=10)
     axes.set_axis_off()
     axes.set_gid(name)
@@ -70,20 +97,25 @@ def panel(
 def legend(figure: Figure, maps: list[np.ndarray], names: Mapping[int, str]) -> None:
     """The colours of all the labels in `maps` below the figure, by name."""
     seen = np.unique(np.concatenate([np.unique(m) for m in maps])).tolist()
-    patches = [Patch(color=PALETTE[n] / 255, label=names.get(n, f"segment {n}")) for n in seen[:40]]
-    columns = min(len(patches), int(figure.get_figwidth() / 1.5))
-    figure.legend(handles=patches, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
+    patches = [Patch(color=PALETTE[n] / 255, label=f"segment {n}") for n in seen[:40]]
+    labels = [plain(names.get(n, f"segment {n}")) for n in seen[:40]]
+    width = max(1.5, (max(map(len, labels)) + 5) / 12)  # inches of the widest, its colour included
+    columns = max(1, min(len(patches), int(figure.get_figwidth() / width)))
+    drawn = figure.legend(handles=patches, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
+    for text, label in zip(drawn.get_texts(), labels, strict=True):  # as a patch's label, a name that begins with _ is left out
+        text.set_text(label)
 
 
 def contact_sheet(frames: list[Frame], labels: list[Labels], numbers: list[int], names: Mapping[int, str]) -> Figure:
     """Frames above, their overlays below, a legend of what is seen; `numbers` are the frames' numbers in the clip."""
     height, width = frames[0].shape[:2]
     side = 12 / len(frames)
-    figure = Drawing(figsize=(12, min(2 * side * height / width, 12) + 0.8), layout="constrained")
-    for n, column in enumerate(figure.subplots(2, len(frames), squeeze=False).T):
-        panel(column[0], frames[n], f"frame {numbers[n]}")
-        panel(column[1], blend(frames[n], labels[n]), "")
-    legend(figure, labels, names)
+    with default_style():
+        figure = Drawing(figsize=(12, min(2 * side * height / width, 12) + 0.8), layout="constrained")
+        for n, column in enumerate(figure.subplots(2, len(frames), squeeze=False).T):
+            panel(column[0], frames[n], f"frame {numbers[n]}")
+            panel(column[1], blend(frames[n], labels[n]), "")
+        legend(figure, labels, names)
     return figure
 
 
@@ -137,7 +169,7 @@ def _as_fraction(fps: float | int) -> Fraction:
 def _encode_h264(frames: Iterable[Frame], size: tuple[int, int], fps: Fraction, path: Path) -> None:
     height, width = size
     pad = ((0, height % 2), (0, width % 2), (0, 0))
-    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+    with av.open(f"file:{path}", "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=fps, options={"crf": "18"})
         stream.height, stream.width, stream.pix_fmt = height + height % 2, width + width % 2, "yuv420p"
         context = stream.codec_context  # H.273's 1 is BT.709: untagged, each player guesses other colours
