@@ -106,3 +106,23 @@ def too_large(folder: Path, files=18, lines=2350, module=250, function=40, param
             found += [f"{name}: {length(node)} lines"] * (length(node) > function)
             found += [f"{name}: {num_parameters(node)} parameters"] * (num_parameters(node) > parameters)
     return found
+
+
+def text_without_encoding(folder: Path) -> list[str]:
+    """A sentence for each call that reads or writes text in the encoding of the machine, which is not UTF-8 everywhere."""
+    found = []
+    for path in sorted(folder.rglob("*.py")):
+        for call in (node for node in ast.walk(parse(path)) if isinstance(node, ast.Call)):
+            name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+            text = name in ("read_text", "write_text") or (name == "open" and opens_text(call))
+            if text and not {keyword.arg for keyword in call.keywords} & {"encoding", None}:
+                found.append(f"{path.relative_to(folder)}:{call.lineno} {name}")
+    return found
+
+
+def opens_text(call: ast.Call) -> bool:
+    """Whether a call of `open` opens a text file: `Image.open(path)` and the like do not; a path is given the mode alone."""
+    mode = "".join(str(a.value) for a in call.args if isinstance(a, ast.Constant))
+    if isinstance(call.func, ast.Name):
+        return "b" not in mode
+    return not call.args or (isinstance(call.args[0], ast.Constant) and "b" not in mode)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from document_rules import missing_names, missing_notebooks, missing_paths, missing_targets
-from source_rules import imports_upwards, too_large
+from source_rules import imports_upwards, text_without_encoding, too_large
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "vidseg_core"
@@ -123,6 +123,26 @@ LONG = "x = 1\n"
 )
 def test_what_is_too_large_is_found(tmp_path, files, found):
     assert too_large(write(tmp_path, files)) == found
+
+
+# ---- text files
+
+
+def test_text_is_utf8_on_every_machine():
+    found = text_without_encoding(PACKAGE)
+    assert [line for line in found if not line.startswith(("models/codec", "models/registry"))] == []  # ASCII, by diffusers
+
+
+@pytest.mark.parametrize(
+    ("statement", "seen"),
+    [
+        ("path.read_text()", True), ("path.read_text(encoding='utf-8')", False), ("path.write_text(text, **UTF8)", False),
+        ("open(name)", True), ("open(name, 'w')", True), ("open(name, 'rb')", False), ("path.open()", True),
+        ("path.open('w')", True), ("path.open('r+b')", False), ("Image.open(path)", False), ("av.open(str(path), 'w')", False),
+    ],
+)  # fmt: skip
+def test_text_in_another_encoding_is_found(tmp_path, statement, seen):
+    assert bool(text_without_encoding(write(tmp_path, {"a": statement}))) == seen
 
 
 # ---- what the text names

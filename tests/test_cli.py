@@ -1,6 +1,7 @@
 """The command line: what it writes, that run.json repeats it, and that bad input gets a sentence and damages nothing."""
 
 import csv
+import io
 import json
 import os
 import subprocess
@@ -113,6 +114,41 @@ def test_the_reference_can_be_asked_for(stub, tmp_path, images):
     settings = json.loads((tmp_path / "out" / "run.json").read_text())["settings"]
     assert settings["upsample"]["strategy"] == settings["refine"]["method"] == "reference"
     assert settings["context"]["num_clusters"] == 3, "what stands beside it prevails"
+
+
+def test_a_settings_file_saved_by_an_editor_of_windows(stub, tmp_path, images):
+    assert segment(images, tmp_path / "a", *QUICK, "--seed", 3) == 0
+    text = (tmp_path / "a" / "run.json").read_text(encoding="utf-8")
+    (tmp_path / "settings.json").write_text(text, encoding="utf-8-sig")
+    assert segment(images, tmp_path / "b", "--settings", tmp_path / "settings.json") == 0
+    assert json.loads((tmp_path / "b" / "run.json").read_text(encoding="utf-8"))["settings"]["seed"] == 3
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp932", "cp1252"])
+def test_a_console_that_lacks_a_character_ends_no_run(monkeypatch, encoding):
+    console = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr("vidseg_core.models.weights.model_table", lambda: "a dash –, é, 杯")
+    monkeypatch.setattr(sys, "stdout", console)
+    assert main(["models"]) == 0
+    console.flush()
+    assert b"a dash " in console.buffer.getvalue()
+
+
+def test_names_beyond_ascii_in_the_c_locale(tmp_path, frames):
+    """The file system, the console and text files are ASCII there, as they are cp932 or cp1252 on some Windows."""
+    encode_video(frames, 10, tmp_path / "größe.mp4")
+    (tmp_path / "names.txt").write_text("Straße – 杯", encoding="utf-8")
+    (tmp_path / "stubbed.py").write_text(
+        "import stubs, sys\nfrom vidseg_core.cli import main\nstubs.install()\nsys.exit(main())"
+    )
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1]), *sys.path])
+    c = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": path}
+    command = [sys.executable, "-m", "stubbed", "segment", "größe.mp4", "--names", "names.txt", "--out", "größe"]
+    for more in ([], ["--settings", "größe/run.json", "--out", "again"]):
+        done = subprocess.run([*command, *more], cwd=tmp_path, env=c, capture_output=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+    names = json.loads((tmp_path / "again" / "run.json").read_text(encoding="utf-8"))["names"]
+    assert names["0"] == "Straße – 杯"
 
 
 def test_a_file_name_that_is_not_utf8(stub, tmp_path, frames, capsys):

@@ -56,7 +56,8 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path, remedy: str) -> Any:
-    """What a JSON file (UTF-8) holds. Raises InputError if it cannot be read, with what to do."""
+    """What a JSON file holds, in UTF-8 with a byte-order mark or without. Raises InputError if it cannot be read, with what
+    to do."""
     try:
         return json.loads(read_text(path))
     except (OSError, ValueError) as error:

@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import json
+import os
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -90,7 +91,7 @@ def default_folder(clip: str) -> Path:
     path = path if path.name not in ("", "..") else path.resolve()
     name = (path.name if pattern or path.is_dir() else path.stem).lstrip(".") or "clip"
     plain = Path("outputs", name)
-    own = plain.with_name(f"{name}-{hashlib.sha256(str(source).encode()).hexdigest()[:8]}")
+    own = plain.with_name(f"{name}-{hashlib.sha256(os.fsencode(source)).hexdigest()[:8]}")
     taken = own.exists() or unfinished(own).exists() or any(_resolved(other) != source for other in _clips_in(plain))
     return own if taken else plain
 

@@ -30,9 +30,9 @@ Frame = UInt8[np.ndarray, "H W 3"]
 class Clip:
     """A clip on disk, checked from end to end. Each iteration reads it anew and yields one frame at a time.
 
-    `size` is (H, W) after the turn or mirroring that phones note in a file; `fps` is the rate at which the frames take as long as they
-    do in the video (25 for images, divided by the stride); `indices` are the numbers of the yielded frames in the source,
-    from 0; `files` is empty for a video.
+    `size` is (H, W) after the turn or mirroring that phones note in a file; `fps` is the rate at which the frames take as long
+    as they do in the video (25 for images, divided by the stride); `indices` are the numbers of the yielded frames in the
+    source, from 0; `files` is empty for a video.
     """
 
     source: Path

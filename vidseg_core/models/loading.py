@@ -92,7 +92,7 @@ class _Parts:
 
         video = model.family == "video"
         unet = self.network(UNetSpatioTemporalConditionModel if video else UNet2DConditionModel, "unet")
-        scheduler = json.loads((self.folder / "scheduler" / "scheduler_config.json").read_text())
+        scheduler = json.loads((self.folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
         parts = (model, unet, self.codec(video), scheduler, self.prompt(unet), self.device)
         return VideoBackbone(*parts, image_encoder=self.image_encoder()) if video else Backbone(*parts)
 
@@ -144,7 +144,7 @@ class _Parts:
         with quiet():
             from transformers import CLIPVisionModelWithProjection
 
-        how = json.loads((self.folder / "feature_extractor" / "preprocessor_config.json").read_text())
+        how = json.loads((self.folder / "feature_extractor" / "preprocessor_config.json").read_text(encoding="utf-8"))
         with quiet():
             network = self.network(CLIPVisionModelWithProjection, "image_encoder")
         return ImageEncoder(network, network.config.image_size, tuple(how["image_mean"]), tuple(how["image_std"]))

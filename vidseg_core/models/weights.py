@@ -61,7 +61,7 @@ def on_disk(model: Model) -> Path | None:
 def missing(folder: Path, model: Model) -> str:
     """What a folder in diffusers' layout lacks, in words; empty if it is complete."""
     index = folder / "model_index.json"
-    listed = json.loads(index.read_text()) if index.is_file() else {}
+    listed = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
     wanted = {"unet", "scheduler"} | {p for p in PARTS[model.family] if listed.get(p, [None])[0]}
     wanted |= set() if (folder / "codec.json").is_file() else {"vae"}
     wanted |= {"image_encoder", "feature_extractor"} if model.family == "video" else set()
@@ -119,7 +119,7 @@ def _files(folder: Path, stem: str, name: str | None) -> list[Path]:
     infix = f".{name}" if name else ""
     index = folder / f"{stem}.safetensors.index{infix}.json"
     if index.is_file():
-        return [folder / f for f in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+        return [folder / f for f in sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))]
     return [folder / f"{stem}{infix}.safetensors"]
 
 
