@@ -114,7 +114,8 @@ def text_without_encoding(folder: Path) -> list[str]:
     for path in sorted(folder.rglob("*.py")):
         for call in (node for node in ast.walk(parse(path)) if isinstance(node, ast.Call)):
             name = getattr(call.func, "attr", getattr(call.func, "id", ""))
-            text = name in ("read_text", "write_text") or (name == "open" and opens_text(call))
+            method = isinstance(call.func, ast.Attribute) and name in ("read_text", "write_text")
+            text = method or (name == "open" and opens_text(call))
             if text and not {keyword.arg for keyword in call.keywords} & {"encoding", None}:
                 found.append(f"{path.relative_to(folder)}:{call.lineno} {name}")
     return found

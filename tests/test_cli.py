@@ -17,6 +17,7 @@ from PIL import Image
 from vidseg_core import generated_clip
 from vidseg_core.cli import main
 from vidseg_core.io.masks import read_mask, write_mask
+from vidseg_core.io.overlay import encode_video
 from vidseg_core.io.resume import RunState, default_folder
 
 CUP = str(Path(__file__).parents[1] / "data" / "clips" / "cup.mp4")
