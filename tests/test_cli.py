@@ -135,6 +135,25 @@ def test_a_console_that_lacks_a_character_ends_no_run(monkeypatch, encoding):
     assert b"a dash " in console.buffer.getvalue()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a closed pipe is another error there")
+@pytest.mark.parametrize("closed", ["stdout", "both"])
+def test_who_stops_reading_ends_no_run(tmp_path, images, closed):
+    """As `segment ... | head -1` does."""
+    (tmp_path / "stubbed.py").write_text(
+        "import stubs, sys\nfrom vidseg_core import cli\nstubs.install()\nsys.exit(cli.main())\n"
+    )
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1]), *sys.path])
+    command = [sys.executable, "-m", "stubbed", "segment", str(images), "--out", "out"]
+    read, write = os.pipe()
+    os.close(read)
+    streams = {"stdout": write, "stderr": write if closed == "both" else subprocess.PIPE}
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, **streams, timeout=120, check=False)
+    os.close(write)
+    assert done.returncode == 0 and (tmp_path / "out" / "overlay.mp4").exists()
+    if closed == "stdout":
+        assert done.stderr.decode() == "segmented 6 of 6 frames\n"
+
+
 def test_names_beyond_ascii_in_the_c_locale(tmp_path, frames):
     """The file system, the console and text files are ASCII there, as they are cp932 or cp1252 on some Windows."""
     encode_video(frames, 10, tmp_path / "größe.mp4")

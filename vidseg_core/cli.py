@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from vidseg_core.common import InputError
+from vidseg_core.io.console import patient_console
 from vidseg_core.models.registry import MODELS
 from vidseg_core.settings import Settings
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, 2 for a wrong input (one sentence on stderr), 130 for Ctrl-C."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a notebook's stream has none, and takes any character
-            stream.reconfigure(errors="backslashreplace")  # of a file name, or a dash that the console's encoding lacks
+    with patient_console():
+        return _run(arguments)
+
+
+def _run(arguments: list[str] | None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)

@@ -420,6 +420,15 @@ def test_a_bad_clip_does_not_end_the_others(root, tmp_path):
     assert json.loads((tmp_path / "fresh" / "results.json").read_text())["failed"] == {}
 
 
+def test_a_folder_that_cannot_be_made_is_said(root, tmp_path, capsys):
+    (tmp_path / "file").write_text("precious")
+    for out in ("file", "file/below", "file/far/below"):
+        said = main(["evaluate", "--dataset", "folder", "--root", str(root), "--method", "stub", "--out", str(tmp_path / out)])
+        text = capsys.readouterr().err
+        assert said == 2 and str(tmp_path / out) in text and "choose another --out" in text and text.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "precious"
+
+
 def test_options_that_cannot_be(root, tmp_path, capsys):
     def refused(*options):
         assert main(["evaluate", "--out", str(tmp_path / "out"), *map(str, options)]) == 2

@@ -362,6 +362,21 @@ def test_what_the_end_needs_is_checked_at_the_beginning(tmp_path, video, stopped
     assert frames_done(stopped) == 6 and not (tmp_path / "other").exists()
 
 
+def test_a_disk_that_is_full_in_the_first_window_is_a_sentence(video, out, capsys, monkeypatch):
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    state = stubs.StubScene.state  # of a real run, it is some megabytes
+    noise = np.random.default_rng(0).bytes(600_000)
+    monkeypatch.setattr(stubs.StubScene, "state", lambda scene: {**state(scene), "noise": np.frombuffer(noise, np.uint8)})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, before[1]))
+    try:
+        assert segment(video, out) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("vidseg: ") and "File too large" in said and os.listdir(out.parent) == []
+
+
 # ---- the folder
 
 

@@ -56,6 +56,51 @@ def test_a_missing_part_is_named(copy, part):
         load_backbone(copy, device="cpu")
 
 
+@pytest.mark.parametrize("index", [None, {"unet": ["diffusers", "UNet2DConditionModel"]}])
+@pytest.mark.parametrize("kept", [(), ("tokenizer_config.json", "special_tokens_map.json")])
+def test_a_text_encoder_needs_its_tokenizer(copy, index, kept):
+    """Whatever model_index.json says, if it is there at all."""
+    (copy / "model_index.json").unlink() if index is None else (copy / "model_index.json").write_text(json.dumps(index))
+    for path in (copy / "tokenizer").iterdir():
+        if path.name not in kept:
+            path.unlink()
+    refusal(lambda: load_backbone(copy, device="cpu"), "no tokenizer", "download it again")
+
+
+@pytest.mark.parametrize("damaged", ["tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json", "text_encoder/config.json"])
+def test_a_damaged_text_encoder_is_a_sentence(copy, damaged):
+    (copy / damaged).write_text('{"a": ')
+
+    def embed():
+        load_backbone(copy, device="cpu").condition(torch.zeros(1, 3, 64, 64), ConditionSettings(), 0)
+
+    refusal(embed, "damaged", "download it again")
+
+
+@pytest.mark.parametrize(
+    ("family", "entry", "words"),
+    [
+        ("sd", {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 64}, ["class_embed_type"]),
+        ("sd", {"class_embed_type": "timestep"}, ["class_embed_type"]),
+        ("sd", {"num_class_embeds": 10}, ["num_class_embeds"]),
+        ("sd", {"addition_embed_type": "text_time", "addition_time_embed_dim": 8}, ["addition_embed_type"]),
+        ("sd", {"encoder_hid_dim_type": "image_proj", "encoder_hid_dim": 16}, ["encoder_hid_dim_type"]),
+        ("sd", {"cross_attention_dim": 64}, ["64", "32", "text_encoder"]),
+        ("svd", {"projection_class_embeddings_input_dim": 32}, ["projection_class_embeddings_input_dim", "24"]),
+    ],
+)
+def test_a_unet_that_asks_for_more_is_refused(tmp_path, sd_folder, svd_folder, family, entry, words):
+    """Before any weights are read: class numbers, picture sizes and the like are given to no UNet here."""
+    copy = shutil.copytree(sd_folder if family == "sd" else svd_folder, tmp_path / "model")
+    config = copy / "unet" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **entry}))
+    for weights in copy.rglob("*.safetensors"):
+        weights.write_bytes(b"")
+    refusal(
+        lambda: load_backbone(copy, device="cpu"), *words, "Stable Diffusion" if family == "sd" else "Stable Video Diffusion"
+    )
+
+
 def test_pickles_are_never_read(copy):
     weights = copy / "vae" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_suffix(".bin"))

@@ -136,7 +136,10 @@ def claim_folder(out: Path, record: dict[str, Any]) -> None:
     # a kill amid the very first write leaves half a run.json
     if out.exists() and (not out.is_dir() or any(not fnmatch(path.name, ".*.partial*") for path in out.iterdir())):
         raise InputError(f"{out} is not empty and no evaluation: choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # below a file, or where one may not write
+        raise InputError(f"{out} cannot be made ({error.strerror}): choose another --out") from error
     write_json(path, record)
 
 

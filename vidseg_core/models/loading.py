@@ -37,6 +37,7 @@ def load_backbone(
     where = _device(device)
     dtype = _dtype(dtype) or (torch.float16 if where.type == "cuda" else torch.float32)
     folder = locate(model, half=dtype.itemsize == 2)
+    check_conditions(folder, model)
     if not offload:
         check_memory(folder, model, where, dtype)
     try:
@@ -53,6 +54,47 @@ def load_backbone(
         raise InputError(
             f"{where} has too little memory for {model.name}: take --offload, --dtype float16 or 'tiny'"
         ) from error
+
+
+UNSUPPORTED = {"class_embed_type": (None,), "num_class_embeds": (None,), "addition_embed_type": (None, "text"),
+               "encoder_hid_dim_type": (None, "text_proj")}  # fmt: skip
+"""What an image UNet may be given beside its text, and the values with which it needs nothing of that."""
+
+
+def check_conditions(folder: Path, model: Model) -> None:
+    """Raises InputError if the UNet asks for what the supported families are not given, such as class numbers."""
+    config = _config(folder / "unet" / "config.json")
+    if model.family == "video":
+        numbers, given = (
+            config.get("projection_class_embeddings_input_dim", 768),
+            3 * config.get("addition_time_embed_dim", 256),
+        )
+        if numbers != given:
+            raise InputError(
+                f"the UNet in {folder} has projection_class_embeddings_input_dim = {numbers}; expected {given}, for the three "
+                "numbers that Stable Video Diffusion is told: take a model of that family"
+            )
+        return
+    for key, free in UNSUPPORTED.items():
+        if config.get(key) not in free:
+            raise InputError(
+                f"the UNet in {folder} has {key} = {config[key]!r}, so it wants more than a text; expected "
+                f"{' or '.join(map(repr, free))}: take a model of Stable Diffusion 1 or 2"
+            )
+    width, text = config.get("cross_attention_dim"), folder / "text_encoder" / "config.json"
+    made = _config(text).get("hidden_size") if text.is_file() else None
+    if made and isinstance(width, int) and not config.get("encoder_hid_dim") and made != width:
+        raise InputError(
+            f"the UNet in {folder} takes {width} numbers a token, and its text_encoder makes {made}: they are parts of two "
+            "different models of Stable Diffusion; take both from one"
+        )
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}): the model is damaged, download it again") from error
 
 
 def check_memory(folder: Path, model: Model, device: torch.device, dtype: torch.dtype) -> None:
@@ -130,14 +172,19 @@ class _Parts:
         from transformers import CLIPTextModel, CLIPTokenizer
 
         name, options = variant(self.folder, "text_encoder", self.dtype.itemsize == 2), {"local_files_only": True}
-        tokenizer = CLIPTokenizer.from_pretrained(self.folder / "tokenizer", **options)
-        encoder = CLIPTextModel.from_pretrained(
-            self.folder / "text_encoder", use_safetensors=True, variant=name, dtype=torch.float32, **options
-        )
-        tokens = tokenizer(
-            text, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
-        )
-        return encoder.eval()(tokens.input_ids)[0]
+        try:
+            tokenizer = CLIPTokenizer.from_pretrained(self.folder / "tokenizer", **options)
+            encoder = CLIPTextModel.from_pretrained(
+                self.folder / "text_encoder", use_safetensors=True, variant=name, dtype=torch.float32, **options
+            )
+            tokens = tokenizer(
+                text, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
+            )
+            return encoder.eval()(tokens.input_ids)[0]
+        except Exception as error:  # of the files' content transformers raises anything; an interrupt is no Exception
+            raise InputError(
+                f"the text encoder or tokenizer in {self.folder} is damaged or incomplete ({_short(error)}): download it again"
+            ) from error
 
     def image_encoder(self) -> ImageEncoder:
         """CLIP's vision tower with the preprocessing that is saved beside it."""

@@ -13,6 +13,8 @@ from vidseg_core.models.registry import MODELS, Model, data_folder, find_model, 
 PARTS = {"image": ("unet", "vae", "text_encoder", "tokenizer", "scheduler"),
          "video": ("unet", "vae", "image_encoder", "feature_extractor", "scheduler")}  # fmt: skip
 STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model", "image_encoder": "model"}
+VOCABULARIES = ("tokenizer.json", "vocab.json")
+"""Where a tokenizer's words are, in newer and in older files."""
 VARIANTS = (None, "fp16")
 """Names that diffusers gives to files in full and in half precision."""
 
@@ -64,8 +66,11 @@ def missing(folder: Path, model: Model) -> str:
     listed = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
     wanted = {"unet", "scheduler"} | {p for p in PARTS[model.family] if listed.get(p, [None])[0]}
     wanted |= set() if (folder / "codec.json").is_file() else {"vae"}
+    wanted |= {"text_encoder", "tokenizer"} if model.family == "image" and (folder / "text_encoder").is_dir() else set()
     wanted |= {"image_encoder", "feature_extractor"} if model.family == "video" else set()
     for part in (p for p in PARTS[model.family] if p in wanted):
+        if part == "tokenizer" and not any((folder / part / name).is_file() for name in VOCABULARIES):
+            return "no tokenizer with its words"
         if not any((folder / part).glob("*.json")):
             return f"no {part}"
         if part in STEMS and all(_lacking(folder / part, STEMS[part], v) for v in VARIANTS):
