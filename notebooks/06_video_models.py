@@ -224,7 +224,7 @@ assert spent[MODEL] > spent["tiny"]
 
 # %% [markdown]
 # ## Which one, then?
-# - **Outlines, any clip, little time:** the image model. It costs half as much, and frames may pass in any number.
+# - **Outlines, any clip, little time:** the image model. It costs less, and frames may pass in any number.
 # - **Moves, noise, broken or blurred frames:** the video model. It knows what a frame lacks from the others.
 # - **Long clips:** either. The seams of windows cost the video model some of what it wins within them.
 #
@@ -239,7 +239,7 @@ assert spent[MODEL] > spent["tiny"]
 # <details><summary>Answers</summary>
 #
 # 1. Compare the numbers printed above: all blocks look at nearly all frames.
-# 2. Frame 1 has the clean first frame beside it, and the last frame has neighbours on one side only. Try both.
+# 2. Frame 1 is found best, since the clean first frame is beside it. The last frame has neighbours on one side only.
 # 3. Temporal layers look at the same place in other frames. What moves by two cells a frame is no longer there.
 #
 # </details>
