@@ -63,6 +63,12 @@ def test_a_name_is_text_whatever_it_is(name):
     assert plain("a\nb") == "a b" and plain("\udce9") == r"\udce9"
 
 
+def test_a_sheet_shows_wide_pixels_wide():
+    frame, labels = np.zeros((24, 32, 3), np.uint8), np.zeros((24, 32), np.int16)
+    sheet = contact_sheet([frame], [labels], [0], {}, aspect=2)
+    assert all(tuple(axes.images[0].get_extent()) == (0, 64, 24, 0) for axes in sheet.axes)
+
+
 def test_titles_and_ticks_are_no_mathematics():
     figure = Drawing(figsize=(3, 3))
     axes = figure.subplots()

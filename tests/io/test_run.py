@@ -5,7 +5,9 @@ import os
 import random
 import shutil
 import signal
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 import stubs
@@ -20,6 +22,7 @@ from vidseg_core.io.files import InputError, UnfinishedFolder
 from vidseg_core.io.masks import write_mask
 from vidseg_core.io.overlay import encode_video
 from vidseg_core.io.resume import RunState
+from vidseg_core.io.video import open_clip
 
 SIZE = (48, 64)
 QUICK = ("--size", "64x64", "--clusters", "5", "--window", "3")
@@ -320,9 +323,9 @@ def test_without_a_whole_window_nothing_is_left(video, out, capsys, monkeypatch,
 def test_encoding_that_was_interrupted_is_done_again(video, whole, out, capsys, monkeypatch):
     encode = overlay._encode
 
-    def interrupted(frames, fps, path):
+    def interrupted(frames, fps, path, aspect):
         if path.parent != state_of(out).parent:  # the rehearsal
-            return encode(frames, fps, path)
+            return encode(frames, fps, path, aspect)
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
@@ -346,6 +349,24 @@ def test_a_high_speed_clip_is_segmented(tmp_path, out):
     assert segment(tmp_path / "fast.mp4", out) == 0
 
 
+@pytest.mark.parametrize(("turn", "aspect"), [(0, Fraction(2)), (90, Fraction(1, 2))])
+def test_the_overlay_is_shown_as_wide_as_the_clip(tmp_path, out, turn, aspect):
+    """Pixels twice as wide as high, as television and some cameras have them; the masks are those of the pixels."""
+    with av.open(str(tmp_path / "wide.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = *SIZE, "yuv420p"
+        stream.sample_aspect_ratio = stream.codec_context.sample_aspect_ratio = Fraction(2)
+        if turn:
+            stream.set_display_rotation(turn)
+        for frame in generated_clip(num_frames=3, size=SIZE).frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    assert segment(tmp_path / "wide.mp4", out) == 0
+    with av.open(str(out / "overlay.mp4")) as container:
+        assert container.streams.video[0].sample_aspect_ratio == aspect
+    assert open_clip(out / "overlay.mp4").size == open_clip(tmp_path / "wide.mp4").size == (SIZE[::-1] if turn else SIZE)
+
+
 def test_what_the_end_needs_is_checked_at_the_beginning(tmp_path, video, stopped, capsys, monkeypatch):
     monkeypatch.setattr("vidseg_core.models.loading.load_backbone", lambda *_: pytest.fail("the model was loaded"))
     (wide := tmp_path / "wide").mkdir()
@@ -354,7 +375,7 @@ def test_what_the_end_needs_is_checked_at_the_beginning(tmp_path, video, stopped
     assert "another --stride" in refused(capsys, video, tmp_path / "other", "--stride", 10**7)
     assert frames_done(stopped) == 6
 
-    def full(frames, fps, path):
+    def full(frames, fps, path, aspect):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(overlay, "_encode", full)

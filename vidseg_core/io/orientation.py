@@ -17,7 +17,12 @@ def upright(coded: av.VideoFrame) -> Frame:
 
 def upright_size(coded: av.VideoFrame) -> tuple[int, int]:
     """(H, W) of the same."""
-    return (coded.width, coded.height) if _turn(coded)[0] else (coded.height, coded.width)
+    return (coded.width, coded.height) if is_transposed(coded) else (coded.height, coded.width)
+
+
+def is_transposed(coded: av.VideoFrame) -> bool:
+    """Whether its rows are shown as columns."""
+    return _turn(coded)[0]
 
 
 def _turn(coded: av.VideoFrame) -> tuple[bool, bool, bool]:

@@ -81,7 +81,7 @@ def plain(text: str) -> str:
 
 
 def panel(
-    axes: Axes, image: np.ndarray, title: str, size: tuple[int, int] | None = None, name: str | None = None, **how: Any
+    axes: Axes, image: np.ndarray, title: str, size: tuple[float, float] | None = None, name: str | None = None, **how: Any
 ) -> None:
     """One picture [h, w] or [h, w, 3] with its title, stretched over `size` = (H, W) pixels, whose coordinates its axes have.
 
@@ -106,31 +106,37 @@ def legend(figure: Figure, maps: list[np.ndarray], names: Mapping[int, str]) -> 
         text.set_text(label)
 
 
-def contact_sheet(frames: list[Frame], labels: list[Labels], numbers: list[int], names: Mapping[int, str]) -> Figure:
-    """Frames above, their overlays below, a legend of what is seen; `numbers` are the frames' numbers in the clip."""
-    height, width = frames[0].shape[:2]
+def contact_sheet(
+    frames: list[Frame], labels: list[Labels], numbers: list[int], names: Mapping[int, str], aspect: Fraction | int = 1
+) -> Figure:
+    """Frames above, their overlays below, a legend of what is seen; `numbers` are the frames' numbers in the clip, `aspect` is
+    how much wider than high a pixel is shown."""
+    height, width = frames[0].shape[0], float(frames[0].shape[1] * aspect)
     side = 12 / len(frames)
     with default_style():
         figure = Drawing(figsize=(12, min(2 * side * height / width, 12) + 0.8), layout="constrained")
         for n, column in enumerate(figure.subplots(2, len(frames), squeeze=False).T):
-            panel(column[0], frames[n], f"frame {numbers[n]}")
-            panel(column[1], blend(frames[n], labels[n]), "")
+            panel(column[0], frames[n], f"frame {numbers[n]}", (height, width))
+            panel(column[1], blend(frames[n], labels[n]), "", (height, width))
         legend(figure, labels, names)
     return figure
 
 
-def encode_video(frames: Iterable[Frame], fps: float | int, target: str | Path | io.BufferedIOBase) -> None:
+def encode_video(
+    frames: Iterable[Frame], fps: float | int, target: str | Path | io.BufferedIOBase, aspect: Fraction | int = 1
+) -> None:
     """Write H.264 (yuv420p, BT.709, index first) that browsers play, to a path or an open binary file, one frame at a time.
 
-    yuv420p needs even sides: an odd one is extended by repeating its last row or column. Raises InputError if there are no
-    frames, if they differ in size, and for a size or rate that H.264 cannot have.
+    yuv420p needs even sides: an odd one is extended by repeating its last row or column. `aspect` is how much wider than high
+    players show a pixel. Raises InputError if there are no frames, if they differ in size, and for a size or rate that H.264
+    cannot have.
     """
     if isinstance(target, str | Path):
         with replacing(target) as partial:
-            _encode(frames, fps, partial)
+            _encode(frames, fps, partial, aspect)
         return
     with tempfile.TemporaryDirectory() as folder:  # the index can be moved to the front only in a file on disk
-        _encode(frames, fps, Path(folder, "clip.mp4"))
+        _encode(frames, fps, Path(folder, "clip.mp4"), aspect)
         with Path(folder, "clip.mp4").open("rb") as file:
             shutil.copyfileobj(file, target)
 
@@ -141,7 +147,7 @@ def video_bytes(frames: Iterable[Frame], fps: float | int) -> bytes:
     return memory.getvalue()
 
 
-def _encode(frames: Iterable[Frame], fps: float | int, path: Path) -> None:
+def _encode(frames: Iterable[Frame], fps: float | int, path: Path, aspect: Fraction | int) -> None:
     remaining = iter(frames)
     first = next(remaining, None)
     if first is None or not RATES[0] <= fps <= RATES[1]:
@@ -151,7 +157,7 @@ def _encode(frames: Iterable[Frame], fps: float | int, path: Path) -> None:
         )
     height, width, _ = first.shape
     try:
-        _encode_h264(chain([first], remaining), (height, width), _as_fraction(fps), path)
+        _encode_h264(chain([first], remaining), (height, width), _as_fraction(fps), path, Fraction(aspect))
     except av.FFmpegError as error:
         if isinstance(error, OSError):  # a full disk
             raise
@@ -166,7 +172,7 @@ def _as_fraction(fps: float | int) -> Fraction:
     return Fraction(fps).limit_denominator(1001) if fps >= 1 else 1 / Fraction(1 / fps).limit_denominator(1001)
 
 
-def _encode_h264(frames: Iterable[Frame], size: tuple[int, int], fps: Fraction, path: Path) -> None:
+def _encode_h264(frames: Iterable[Frame], size: tuple[int, int], fps: Fraction, path: Path, aspect: Fraction) -> None:
     height, width = size
     pad = ((0, height % 2), (0, width % 2), (0, 0))
     with av.open(f"file:{path}", "w", format="mp4", options={"movflags": "+faststart"}) as container:
@@ -174,6 +180,7 @@ def _encode_h264(frames: Iterable[Frame], size: tuple[int, int], fps: Fraction, 
         stream.height, stream.width, stream.pix_fmt = height + height % 2, width + width % 2, "yuv420p"
         context = stream.codec_context  # H.273's 1 is BT.709: untagged, each player guesses other colours
         context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
+        stream.sample_aspect_ratio = context.sample_aspect_ratio = aspect
         for i, frame in enumerate(frames):
             same_size(frame.shape[:2], size, f"Frame {i} to encode")
             rgb = av.VideoFrame.from_ndarray(np.pad(frame, pad, mode="edge"), format="rgb24")

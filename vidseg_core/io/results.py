@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,10 @@ def write_run(
     names: dict[int, str],
     record: dict[str, Any],
     progress: Callable[[float], None] = lambda frames: None,
+    aspect: Fraction | int = 1,
 ) -> None:
-    """From the frames and the masks in `folder`/masks: overlay.mp4, segments.csv, contact_sheet.png and run.json.
+    """From the frames and the masks in `folder`/masks: overlay.mp4, segments.csv, contact_sheet.png and run.json. `aspect` is
+    how much wider than high a pixel is shown.
 
     Both are read once for each product and one at a time, so that memory does not grow with the clip.
     """
@@ -46,10 +49,10 @@ def write_run(
             progress(1)
             yield mixed
 
-    encode_video(overlay(), fps, folder / "overlay.mp4")
+    encode_video(overlay(), fps, folder / "overlay.mp4", aspect)
     with replacing(folder / "contact_sheet.png") as partial:
         pictures, labels = zip(*sheet.values(), strict=True)
-        partial.write_bytes(png(contact_sheet(list(pictures), list(labels), list(sheet), names)))
+        partial.write_bytes(png(contact_sheet(list(pictures), list(labels), list(sheet), names, aspect)))
     write_table(folder / "segments.csv", rows)
     write_json(folder / "run.json", {**record, "names": {str(n): name for n, name in names.items()}})
 

@@ -114,7 +114,7 @@ def _rehearse(job: Job, request: dict[str, Any]) -> None:
     labels = np.resize([number for number in names if 0 <= number <= VOID] or [0], job.clip.size)  # every name in the legend
     with tempfile.TemporaryDirectory() as folder:
         write_masks(Path(folder, "masks"), 0, labels[None])
-        write_run(Path(folder), [frame], job.clip.fps, names, {"input": job.words, **request})
+        write_run(Path(folder), [frame], job.clip.fps, names, {"input": job.words, **request}, aspect=job.clip.aspect)
 
 
 def _threads(there: Fresh | Unfinished) -> int | None:
@@ -173,7 +173,7 @@ def _write_rest(job: Job, folder: UnfinishedFolder, done: RunState, tick: Tick) 
 
     names = Scene.from_state(done.scene, job.settings).names
     record = {**done.record, "seconds": {stage: round(t, 3) for stage, t in done.seconds.items()}}
-    write_run(folder.partial, job.clip, job.clip.fps, names, record, lambda frames: tick("write", frames))
+    write_run(folder.partial, job.clip, job.clip.fps, names, record, lambda frames: tick("write", frames), job.clip.aspect)
 
 
 def _kept(folder: UnfinishedFolder, record: dict[str, Any], total: int) -> str:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from vidseg_core.common import InputError
-from vidseg_core.io.orientation import upright, upright_size
+from vidseg_core.io.orientation import is_transposed, upright, upright_size
 from vidseg_core.io.playback import IMAGE_FPS, Clock
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -32,7 +33,8 @@ class Clip:
 
     `size` is (H, W) after the turn or mirroring that phones note in a file; `fps` is the rate at which the frames take as long
     as they do in the video (25 for images, divided by the stride); `indices` are the numbers of the yielded frames in the
-    source, from 0; `files` is empty for a video.
+    source, from 0; `files` is empty for a video; `aspect` is the width of a pixel over its height where it is
+    shown.
     """
 
     source: Path
@@ -40,6 +42,7 @@ class Clip:
     fps: float
     indices: range = field(repr=False)
     files: tuple[Path, ...] = field(default=(), repr=False)
+    aspect: Fraction = Fraction(1)
 
     @property
     def num_frames(self) -> int:
@@ -72,14 +75,14 @@ def open_clip(source: str | Path, start: int = 0, stop: int | None = None, strid
     path = Path(source).expanduser()
     files = _image_files(path)
     needed = stop if stop and stop > start else None
-    size, clock = (None, None) if files else _probe(path, needed)
+    size, clock, aspect = (None, None, None) if files else _probe(path, needed)
     total = len(files) if clock is None else len(clock.stamps)
     indices = range(start, total if stop is None else min(stop, total), stride)
     if not indices:
         wanted = f"{start}:{'' if stop is None else stop}"
         raise InputError(f"--frames {wanted} selects nothing: {path} has {total} frames. Choose a range within 0:{total}.")
     if clock is not None:
-        return Clip(path, size, clock.rate(indices), indices)
+        return Clip(path, size, clock.rate(indices), indices, aspect=aspect)
     height, width, _ = read_image(files[start]).shape
     clip = Clip(path, (height, width), IMAGE_FPS / stride, indices, files)
     deque(clip, maxlen=0)
@@ -140,8 +143,8 @@ def same_size(size: tuple[int, int], first: tuple[int, int], where: Path | str) 
         )
 
 
-def _probe(path: Path, stop: int | None) -> tuple[tuple[int, int], Clock]:
-    """(H, W) as displayed, and when each frame up to `stop` appears."""
+def _probe(path: Path, stop: int | None) -> tuple[tuple[int, int], Clock, Fraction]:
+    """(H, W) upright, when each frame up to `stop` appears, and how much wider than high a pixel is shown."""
     stamps: list[int | None] = []
     frame = size = None
     for frame in islice(_decode(path), stop):
@@ -150,7 +153,9 @@ def _probe(path: Path, stop: int | None) -> tuple[tuple[int, int], Clock]:
     if frame is None:
         raise InputError(f"{path} is a video without a single frame. Export it again.")
     with _open_video(path) as (_, stream):
-        return size, Clock(tuple(stamps), frame.duration or 0, frame.time_base or stream.time_base, stream.average_rate)
+        clock = Clock(tuple(stamps), frame.duration or 0, frame.time_base or stream.time_base, stream.average_rate)
+        aspect = stream.sample_aspect_ratio or Fraction(1)  # 0: not said
+        return size, clock, 1 / aspect if is_transposed(frame) else aspect
 
 
 @contextmanager
