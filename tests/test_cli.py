@@ -117,6 +117,42 @@ def test_the_reference_can_be_asked_for(stub, tmp_path, images):
     assert settings["context"]["num_clusters"] == 3, "what stands beside it prevails"
 
 
+def test_the_home_folder_in_every_option(stub, tmp_path, images, frames, monkeypatch):
+    """A shell leaves the ~ in --out=~/x as it is."""
+    home = tmp_path / "home"
+    (home / "model").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    monkeypatch.chdir(tmp_path)
+    images.rename(home / "images")
+    write_mask(home / "mask.png", np.zeros((96, 128), int))
+    (home / "names.txt").write_text("wall")
+    more = ["--first-mask=~/mask.png", "--names=~/names.txt", "--size", "128x96"]
+    assert main(["segment", "~/images", "--out=~/a", *more]) == 0
+    assert main(["segment", "~/images/*.png", "--out=~/b", "--settings=~/a/run.json"]) == 0
+    assert (home / "a" / "run.json").is_file() and (home / "b" / "run.json").is_file()
+    assert main(["segment", "~/images", "--out=~/images", "--overwrite"]) == 2
+    assert sorted(os.listdir(home)) == ["a", "b", "images", "mask.png", "model", "names.txt"]
+    assert not (tmp_path / "~").exists()
+
+
+def test_the_home_folder_of_model_root_and_nobody(stub, tmp_path, images, monkeypatch, capsys):
+    (tmp_path / "model").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert segment(images, tmp_path / "out", "--model=~/model") == 2
+    assert f"{tmp_path / 'model'} has no unet" in capsys.readouterr().err
+    command = ["evaluate", "--dataset=folder", "--root=~/model", "--method=stub", "--out=~/scores"]
+    assert main(command) == 2 and str(tmp_path / "model") in capsys.readouterr().err
+    assert main([*command, "--root=~nobody.here"]) == 2 and "~nobody.here" in capsys.readouterr().err
+    for options in (["~nobody.here/a.mp4"], [str(images), "--out=~nobody.here/out"]):
+        status = main(["segment", *options, "--size", "128x96"])
+        assert status == (2 if len(options) == 1 else 0)
+    assert "~nobody.here/a.mp4 does not exist" in capsys.readouterr().err
+    assert (tmp_path / "~nobody.here" / "out" / "run.json").is_file(), "a name like any other"
+
+
 def test_a_settings_file_saved_by_an_editor_of_windows(stub, tmp_path, images):
     assert segment(images, tmp_path / "a", *QUICK, "--seed", 3) == 0
     text = (tmp_path / "a" / "run.json").read_text(encoding="utf-8")

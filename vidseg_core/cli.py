@@ -1,6 +1,7 @@
 """The command line: `python -m vidseg_core segment CLIP`. A command imports what it needs when it runs."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,9 @@ from vidseg_core.io.console import patient_console
 from vidseg_core.models.registry import MODELS
 from vidseg_core.settings import Settings
 
+PATHS = ("clip", "out", "first_mask", "names", "settings", "model", "root")
+"""Options that name files and folders."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, 2 for a wrong input (one sentence on stderr), 130 for Ctrl-C."""
@@ -21,6 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str] | None) -> int:
     options = _parser().parse_args(arguments)
+    for name, value in vars(options).items():
+        if name in PATHS and value is not None:  # a shell leaves the ~ in --out=~/x as it is
+            setattr(options, name, os.path.expanduser(value))
     try:
         options.run(options)
     except (InputError, OSError) as error:  # a full disk is nobody's mistake, but needs no traceback either
@@ -80,7 +87,7 @@ def evaluate(options: argparse.Namespace) -> None:
     settings = read_settings(options)
     dataset = open_dataset(options.dataset, options.root, options.split)
     dataset = dataset.select(options.clips.split(",")) if options.clips else dataset
-    root = str(Path(options.root).expanduser().resolve()) if options.root else ""
+    root = str(Path(options.root).resolve()) if options.root else ""
     run = Evaluation(dataset, root, options.method, options.model, settings, options.protocol, options.restart)
     if options.protocol == "matched" and settings.context.num_segments is None:
         print("every cluster is a segment, of which most find no class; --segments N merges them first", file=sys.stderr)

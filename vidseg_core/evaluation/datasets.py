@@ -4,6 +4,7 @@ Nothing is downloaded and nothing is copied: a reader lists the files, says what
 labels are read when they are asked for.
 """
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -63,7 +64,7 @@ def open_dataset(name: str, root: str | Path | None = None, split: str | None = 
         raise InputError(f"no data set {name!r}; there are {', '.join((*READERS, *SAMPLES))}")
     if root is None:
         raise InputError(f"where is {name}? Give its folder as --root. {SOURCES[name.rstrip('0123456789')]}")
-    root, about = Path(root).expanduser(), SOURCES[name.rstrip("0123456789")]
+    root, about = Path(os.path.expanduser(root)), SOURCES[name.rstrip("0123456789")]
     if not root.is_dir():
         raise InputError(f"{root} is no folder, so {name} is not there. Get it: {about}")
     dataset = READERS[name](root, split)

@@ -74,7 +74,7 @@ class RunFolder:
     """
 
     def __init__(self, folder: str | Path, overwrite: bool = False):
-        self.folder = Path(folder).expanduser().resolve()
+        self.folder = Path(os.path.expanduser(folder)).resolve()
         self.overwrite = overwrite
         self.check()
 

@@ -2,6 +2,7 @@
 
 import difflib
 import glob
+import os
 import re
 from collections import deque
 from collections.abc import Iterator
@@ -72,7 +73,7 @@ def open_clip(source: str | Path, start: int = 0, stop: int | None = None, strid
     """
     if start < 0 or stride < 1 or (stop is not None and stop < 0):
         raise InputError(f"Got start={start}, stop={stop}, stride={stride}. Expected start and stop from 0 and stride from 1.")
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     files = _image_files(path)
     needed = stop if stop and stop > start else None
     size, clock, aspect = (None, None, None) if files else _probe(path, needed)
