@@ -63,7 +63,7 @@ def earlier(tmp_path):
 def test_a_run_writes_all_it_promises(tmp_path, capsys):
     assert segment(CUP, tmp_path / "out", "--size", "64x48", "--segments", "4", "--frames", "10:20", "--stride", "2") == 0
     out = tmp_path / "out"
-    assert sorted(os.listdir(out)) == ["contact_sheet.png", "masks", "overlay.mp4", "run.json", "segments.csv"]
+    assert sorted(os.listdir(out)) == ["contact_sheet.png", "frames.csv", "masks", "overlay.mp4", "run.json", "segments.csv"]
     assert str(out / "overlay.mp4") in capsys.readouterr().out
     with av.open(str(out / "overlay.mp4")) as video:
         stream = video.streams.video[0]
@@ -232,12 +232,12 @@ def test_one_frame_of_any_size_works(request, tmp_path, size):
         request.getfixturevalue("stub")
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     assert segment(tmp_path / "a.png", tmp_path / "out") == 0
-    assert read_mask(tmp_path / "out" / "masks" / "00000.png").shape == size
+    assert read_mask(tmp_path / "out" / "masks" / "a.png").shape == size
 
 
 def test_one_cluster_works(tmp_path, images):
     assert segment(images, tmp_path / "out", "--size", "64x48", "--clusters", 1, "--frames", "0:2") == 0
-    assert not read_mask(tmp_path / "out" / "masks" / "00000.png").any()
+    assert not read_mask(tmp_path / "out" / "masks" / "frame0.png").any()
 
 
 BAD_FOR_THE_MODEL = {
@@ -367,7 +367,7 @@ def test_an_interrupt_that_python_wraps_is_an_interrupt(monkeypatch, capsys):
 
 def test_a_result_never_replaces_its_own_input(stub, tmp_path, images, capsys):
     assert segment(images, tmp_path / "out") == 0
-    mask = tmp_path / "out" / "masks" / "00000.png"
+    mask = tmp_path / "out" / "masks" / "frame0.png"
     for clip, more in ((tmp_path / "out" / "overlay.mp4", ()), (images, ("--first-mask", mask))):
         capsys.readouterr()
         assert_refused(

@@ -51,8 +51,8 @@ def _notes(error: BaseException) -> str:
 
 
 def segment(options: argparse.Namespace) -> None:
-    """Segment a clip into a folder: masks/, overlay.mp4, segments.csv, contact_sheet.png, run.json. Stop it at will: the same
-    command with --resume goes on."""
+    """Segment a clip into a folder: masks/, overlay.mp4, frames.csv, segments.csv, contact_sheet.png, run.json. Stop it at
+    will: the same command with --resume goes on."""
     from vidseg_core.io.files import UnfinishedFolder
     from vidseg_core.io.masks import read_first_mask, read_names
     from vidseg_core.io.progress import show_progress
@@ -75,7 +75,7 @@ def segment(options: argparse.Namespace) -> None:
         print(f"{target} is complete: there is nothing to resume")
         return
     print(f"{done.frames} frames in {sum(done.seconds.values()):.0f} s. Look at {target / 'overlay.mp4'}")
-    print("Beside it: masks/, segments.csv, contact_sheet.png, run.json (given as --settings, it makes the same masks again)")
+    print("Beside it: masks/, frames.csv, segments.csv, contact_sheet.png, run.json (as --settings, it makes the same masks)")
 
 
 def evaluate(options: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from vidseg_core.io import results
-from vidseg_core.io.masks import write_masks
+from vidseg_core.io.masks import MaskFolder, write_masks
 from vidseg_core.io.results import write_run
 from vidseg_core.io.video import read_frames
 
@@ -18,8 +18,8 @@ def test_a_run_is_written_from_frames_and_masks(tmp_path, count):
     frames = np.random.default_rng(1).integers(0, 256, (count, 32, 48, 3), dtype=np.uint8)
     labels = np.zeros((count, 32, 48), np.int16)
     labels[:, :, 20:] = 3
-    write_masks(tmp_path / "masks", 0, labels[:4])
-    write_masks(tmp_path / "masks", 4, labels[4:])
+    write_masks(MaskFolder(tmp_path / "masks"), 0, labels[:4])
+    write_masks(MaskFolder(tmp_path / "masks"), 4, labels[4:])
     ticks = []
     write_run(tmp_path, frames, 10, {0: "wall", 3: "cup"}, {"seed": 5}, ticks.append)
     assert sorted(os.listdir(tmp_path)) == ["contact_sheet.png", "masks", "overlay.mp4", "run.json", "segments.csv"]

@@ -77,7 +77,7 @@ def whole(video, tmp_path_factory):
 def assert_done(out, whole):
     assert result(out) == whole
     assert os.listdir(out.parent) == ["out"], "nothing hidden is left"
-    assert sorted(os.listdir(out)) == ["contact_sheet.png", "masks", "overlay.mp4", "run.json", "segments.csv"]
+    assert sorted(os.listdir(out)) == ["contact_sheet.png", "frames.csv", "masks", "overlay.mp4", "run.json", "segments.csv"]
 
 
 def state_of(out):

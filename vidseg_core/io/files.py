@@ -20,7 +20,7 @@ except ImportError:  # Windows: there two processes are not kept apart
 
 
 STATE = ".state.npz"
-WRITTEN = ("overlay.mp4", "segments.csv", "contact_sheet.png", "run.json", STATE)
+WRITTEN = ("overlay.mp4", "segments.csv", "frames.csv", "contact_sheet.png", "run.json", STATE)
 """What a run writes beside masks/*.png: nothing else is ever removed with an old result."""
 WORTHLESS = (".DS_Store", "Thumbs.db", "desktop.ini", ".*.partial*")
 """What file browsers and killed processes leave."""

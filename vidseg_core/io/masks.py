@@ -143,28 +143,37 @@ def write_mask(path: str | Path, labels: Labels) -> None:
         image.save(partial, format="PNG")
 
 
-def write_masks(folder: Path, start: int, labels: Integer[np.ndarray, "f H W"]) -> None:
-    """Masks of consecutive frames, the first of them number `start`: 00000.png and on. The folder is made if need be."""
-    folder.mkdir(exist_ok=True)
-    for n, mask in enumerate(labels, start):
-        write_mask(folder / f"{n:05}.png", mask)
-
-
-def drop_masks(folder: Path, start: int) -> None:
-    """Remove the masks of frames from number `start` on, and what a kill left of files that were being written."""
-    for path in [*folder.glob("*.png"), *folder.parent.glob(".*.partial*")]:
-        if path.name.startswith(".") or int(path.stem) >= start:
-            path.unlink()
-
-
 @dataclass(frozen=True)
 class MaskFolder:
-    """The masks that `write_masks` wrote, read one at a time; iterate as often as need be."""
+    """The masks of a run, a file for each frame, read one at a time; iterate as often as need be. `names`: what the files are
+    called without their ending, in the order of the frames; () for numbers, 00000 and on."""
 
     folder: Path
+    names: tuple[str, ...] = ()
+
+    def path(self, number: int) -> Path:
+        """The file of a frame, counted from 0."""
+        return self.folder / f"{self.names[number] if self.names else f'{number:05}'}.png"
 
     def __iter__(self) -> Iterator[Int64[np.ndarray, "H W"]]:
+        if self.names:
+            return map(read_mask, map(self.path, range(len(self.names))))
         return map(read_mask, sorted(self.folder.glob("[0-9]*.png"), key=lambda path: int(path.stem)))
+
+
+def write_masks(masks: MaskFolder, start: int, labels: Integer[np.ndarray, "f H W"]) -> None:
+    """Masks of consecutive frames, the first of them number `start`. The folder is made if need be."""
+    masks.folder.mkdir(exist_ok=True)
+    for n, mask in enumerate(labels, start):
+        write_mask(masks.path(n), mask)
+
+
+def drop_masks(masks: MaskFolder, start: int) -> None:
+    """Remove the masks of frames from number `start` on, and what a kill left of files that were being written."""
+    kept = {masks.path(n) for n in range(start)}
+    for path in [*masks.folder.glob("*.png"), *masks.folder.parent.glob(".*.partial*")]:
+        if path not in kept:
+            path.unlink()
 
 
 def as_bytes(labels: Labels) -> UInt8[np.ndarray, "H W"]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from vidseg_core.common import VOID
 from vidseg_core.io.files import UTF8, RunFolder, replacing
+from vidseg_core.io.frames import open_masks
 from vidseg_core.io.masks import PALETTE, Labels, MaskFolder, as_bytes, write_masks
 from vidseg_core.io.overlay import blend, contact_sheet, encode_video, png
 from vidseg_core.io.provenance import run_record
@@ -35,7 +36,7 @@ def write_run(
 
     Both are read once for each product and one at a time, so that memory does not grow with the clip.
     """
-    masks = MaskFolder(folder / "masks")
+    masks = open_masks(folder)
     rows = segment_table(masks, names)
     last = sum(1 for _ in masks) - 1
     shown = sorted({round(last * n / 5) for n in range(6)})
@@ -64,7 +65,7 @@ def save_segmentation(
     what the result was made with, for the record."""
     seconds = {stage: round(t, 3) for stage, t in result.timings.items()}
     with RunFolder(folder, overwrite) as unfinished:
-        write_masks(unfinished / "masks", 0, result.labels)
+        write_masks(MaskFolder(unfinished / "masks"), 0, result.labels)
         record = {**run_record(backbone, result.settings), "seconds": seconds}
         write_run(unfinished, result.frames, fps, result.names, record)
     return Path(folder)

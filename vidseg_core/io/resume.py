@@ -14,6 +14,7 @@ import numpy as np
 
 from vidseg_core.common import InputError
 from vidseg_core.io.files import STATE, UnfinishedFolder, read_json, replacing, unfinished
+from vidseg_core.io.masks import MaskFolder
 from vidseg_core.io.provenance import differences
 
 if TYPE_CHECKING:
@@ -144,7 +145,6 @@ def decide(folder: UnfinishedFolder, request: dict[str, Any], resume: bool) -> F
     folder.check()
     if isinstance(there, Unfinished):
         refuse_other(folder, there.state.record, request)
-        _refuse_gaps(folder, there.state.frames)
     elif resume:
         print(f"nothing to resume in {folder.folder}: starting with the first frame", file=sys.stderr)
     return there
@@ -157,6 +157,8 @@ def refuse_other(folder: UnfinishedFolder, known: dict[str, Any], now: dict[str,
         raise InputError(f"{reason} Give what it was begun with, or add --overwrite without --resume to start anew.")
 
 
-def _refuse_gaps(folder: UnfinishedFolder, frames: int) -> None:
-    if missing := set(range(frames)) - {int(path.stem) for path in (folder.partial / "masks").glob("[0-9]*.png")}:
-        raise InputError(f"{folder.partial} lacks the mask of frame {min(missing)}. Start anew with --overwrite.")
+def refuse_gaps(folder: UnfinishedFolder, masks: MaskFolder, frames: int) -> None:
+    """Raises InputError if one of the first `frames` masks is gone."""
+    if missing := [n for n in range(frames) if not masks.path(n).exists()]:
+        gone = f"{folder.partial} lacks the mask of frame {missing[0]} ({masks.path(missing[0]).name})"
+        raise InputError(f"{gone}. Start anew with --overwrite.")

@@ -17,10 +17,11 @@ import numpy as np
 
 from vidseg_core.common import VOID, InputError
 from vidseg_core.io.files import UnfinishedFolder
-from vidseg_core.io.masks import drop_masks, write_masks
+from vidseg_core.io.frames import TABLE, frame_table, mask_names
+from vidseg_core.io.masks import MaskFolder, drop_masks, write_masks
 from vidseg_core.io.provenance import clip_hash, mask_hash, run_record
-from vidseg_core.io.results import write_run
-from vidseg_core.io.resume import Complete, Fresh, RunState, Unfinished, decide, refuse_other
+from vidseg_core.io.results import write_run, write_table
+from vidseg_core.io.resume import Complete, Fresh, RunState, Unfinished, decide, refuse_gaps, refuse_other
 from vidseg_core.io.video import Clip
 from vidseg_core.models.registry import MODELS
 from vidseg_core.models.weights import resolve
@@ -86,6 +87,8 @@ def run_job(job: Job, folder: UnfinishedFolder, resume: bool, bars: Bars) -> Run
         if isinstance(there, Complete):
             return None
         _rehearse(job, request)
+        if isinstance(there, Unfinished):
+            refuse_gaps(folder, _masks(job, folder, there.state), there.state.frames)
         vidseg, begun = job.load(_threads(there)), RunState(0, {}, {}, {})
         record = {**request, **run_record(vidseg.backbone, vidseg.settings)}
         _tell_device(job, record)
@@ -94,7 +97,7 @@ def run_job(job: Job, folder: UnfinishedFolder, resume: bool, bars: Bars) -> Run
             refuse_other(folder, begun.record, record)
             print(f"{begun.frames} frames are done: going on from there", file=sys.stderr)
         else:
-            begun = replace(begun, record={"input": job.words, **record})
+            begun = replace(begun, record={"input": job.words, "masks": _kind_of_names(job.clip), **record})
         try:
             with bars(job.clip.num_frames, begun.frames) as tick:
                 done = _segment(job, vidseg, folder, begun, tick)
@@ -113,8 +116,18 @@ def _rehearse(job: Job, request: dict[str, Any]) -> None:
     names = job.names or {}
     labels = np.resize([number for number in names if 0 <= number <= VOID] or [0], job.clip.size)  # every name in the legend
     with tempfile.TemporaryDirectory() as folder:
-        write_masks(Path(folder, "masks"), 0, labels[None])
+        write_masks(MaskFolder(Path(folder, "masks")), 0, labels[None])
         write_run(Path(folder), [frame], job.clip.fps, names, {"input": job.words, **request}, aspect=job.clip.aspect)
+
+
+def _kind_of_names(clip: Clip) -> str:
+    return "named like the frames" if mask_names(clip) else "numbered"
+
+
+def _masks(job: Job, folder: UnfinishedFolder, state: RunState) -> MaskFolder:
+    """Where the masks of an unfinished run lie; one that was begun before masks had names goes on with numbers."""
+    named = state.record.get("masks", "numbered") != "numbered"
+    return MaskFolder(folder.partial / "masks", mask_names(job.clip) if named else ())
 
 
 def _threads(there: Fresh | Unfinished) -> int | None:
@@ -134,8 +147,9 @@ def _segment(job: Job, vidseg: "VidSeg", folder: UnfinishedFolder, done: RunStat
     """The windows that are missing, each onto the disk as it comes."""
     from vidseg_core.scene import Scene
 
+    masks = _masks(job, folder, done)
     if done.frames:
-        drop_masks(folder.partial / "masks", done.frames)
+        drop_masks(masks, done.frames)
     if done.frames == job.clip.num_frames:
         return done
     scene = Scene.from_state(done.scene, vidseg.settings, vidseg.backbone.device) if done.frames else None
@@ -145,7 +159,7 @@ def _segment(job: Job, vidseg: "VidSeg", folder: UnfinishedFolder, done: RunStat
     for window in vidseg.stream(rest, mask, names, tick, scene):
         if not done.frames:  # the first of a new run: only now is it clear that there will be one
             folder.clear()
-        write_masks(folder.partial / "masks", done.frames, window.labels)
+        write_masks(masks, done.frames, window.labels)
         _tell_scene(window.scene, names_before, vidseg.settings, done.frames + len(window.labels))
         names_before = window.scene.names
         done = done.after(window)
@@ -173,6 +187,7 @@ def _write_rest(job: Job, folder: UnfinishedFolder, done: RunState, tick: Tick) 
 
     names = Scene.from_state(done.scene, job.settings).names
     record = {**done.record, "seconds": {stage: round(t, 3) for stage, t in done.seconds.items()}}
+    write_table(folder.partial / TABLE, frame_table(job.clip, _masks(job, folder, done)))
     write_run(folder.partial, job.clip, job.clip.fps, names, record, lambda frames: tick("write", frames), job.clip.aspect)
 
 

@@ -60,6 +60,16 @@ class Clip:
         else:
             yield from map(upright, islice(_decode(self.source), self.indices.start, self.indices.stop, self.indices.step))
 
+    def times(self) -> list[float]:
+        """At how many seconds of a video each frame is shown, the source's first at 0; by the rate where the file has no time
+        stamps. [] for images, which carry no clock."""
+        if self.files:
+            return []
+        stamps = [coded.time for coded in islice(_decode(self.source), self.indices.stop)]
+        if None in stamps:
+            stamps = [n / (self.fps * self.indices.step) for n in range(len(stamps))]
+        return [stamps[n] - stamps[0] for n in self.indices]
+
 
 def open_clip(source: str | Path, start: int = 0, stop: int | None = None, stride: int = 1) -> Clip:
     """A video file, a folder of images, a glob pattern or one image as a clip that is read lazily.
