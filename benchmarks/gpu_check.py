@@ -22,12 +22,12 @@ import torch
 from tqdm import tqdm
 
 from vidseg_core import InputError, Segmentation, Settings, VidSeg, load_backbone, sample_clip
-from vidseg_core.cli import _size
 from vidseg_core.common import enlarge
 from vidseg_core.evaluation.baselines import bilinear
 from vidseg_core.evaluation.datasets import open_dataset
 from vidseg_core.evaluation.metrics import confusion, mean_iou, video_consistency
 from vidseg_core.io.files import replacing
+from vidseg_core.io.options import working_size
 from vidseg_core.io.provenance import run_record
 from vidseg_core.models.memory import Pieces
 
@@ -87,7 +87,7 @@ def check(options: argparse.Namespace) -> tuple[list[dict], dict]:
     for clip in clips(options.vspw, options.frames):
         labels = {}
         for strategy in ("direct", "guided"):
-            base = Settings(working_size=options.size and _size(options.size))
+            base = Settings(working_size=options.size and working_size(options.size))
             vidseg = VidSeg(backbone, replace(base, upsample=replace(base.upsample, strategy=strategy)))
             rows.append({"clip": clip.name, "strategy": strategy})
             try:

@@ -53,7 +53,7 @@ class StubVidSeg(VidSeg):
     def __init__(self, backbone, settings):
         self.backbone, self.settings = backbone, settings.resolve(backbone.model)
 
-    def stream(self, frames, first_mask=None, names=None, progress=None, scene=None):
+    def stream(self, frames, first_mask=None, names=None, progress=None, scene=None, masks=None):
         """As `VidSeg.stream`."""
         s = self.settings
         if s.context.num_clusters > TOKENS:

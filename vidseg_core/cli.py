@@ -3,14 +3,13 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vidseg_core.common import InputError
 from vidseg_core.io.console import patient_console
-from vidseg_core.models.registry import MODELS
+from vidseg_core.io.options import add_masks, add_settings, frame_range, mask_files, working_size
 from vidseg_core.settings import Settings
 
 PATHS = ("clip", "out", "first_mask", "names", "settings", "model", "root")
@@ -53,24 +52,26 @@ def _notes(error: BaseException) -> str:
 def segment(options: argparse.Namespace) -> None:
     """Segment a clip into a folder: masks/, overlay.mp4, frames.csv, segments.csv, contact_sheet.png, run.json. Stop it at
     will: the same command with --resume goes on."""
+    from vidseg_core.io.annotations import given_masks
     from vidseg_core.io.files import UnfinishedFolder
-    from vidseg_core.io.masks import read_first_mask, read_names
+    from vidseg_core.io.masks import read_names
     from vidseg_core.io.progress import show_progress
     from vidseg_core.io.resume import default_folder
     from vidseg_core.io.run import Job, run_job
     from vidseg_core.io.video import open_clip
 
+    files = mask_files(options.first_mask, options.mask)
+    options.first_mask = files.get(0)
     settings = read_settings(options)
-    clip = open_clip(options.clip, *_frame_range(options.frames), options.stride)
-    mask = None if options.first_mask is None else read_first_mask(options.first_mask)
-    names = None if options.names is None else read_names(options.names)
+    clip = open_clip(options.clip, *frame_range(options.frames), options.stride)
+    masks, names = given_masks(files, clip, None if options.names is None else read_names(options.names))
     target = Path(options.out or default_folder(options.clip))
-    for path in (options.clip, options.first_mask, options.names, options.settings):
+    for path in (options.clip, *files.values(), options.names, options.settings):
         if path and Path(path).resolve().is_relative_to(target.resolve()):
             raise InputError(f"{path} lies in {target}, which the result would replace: choose another --out")
-    words = {name: getattr(options, name) for name in ("clip", "frames", "stride", "first_mask", "names")}
+    words = {name: getattr(options, name) for name in ("clip", "frames", "stride", "first_mask", "mask", "names")}
     how = (options.model, options.device, options.dtype, options.offload)
-    job, folder = Job(clip, settings, mask, names, *how, words), UnfinishedFolder(target, options.overwrite)
+    job, folder = Job(clip, settings, masks, names, *how, words), UnfinishedFolder(target, options.overwrite)
     if (done := run_job(job, folder, options.resume, show_progress)) is None:
         print(f"{target} is complete: there is nothing to resume")
         return
@@ -111,14 +112,11 @@ def read_settings(options: argparse.Namespace) -> Settings:
     base = _base_settings(options)
     if options.first_mask is not None and isinstance(base.context.num_segments, int):  # for a run without a mask
         base = replace(base, context=replace(base.context, num_segments="auto"))
-    size = None if options.size is None else _size(options.size)
-    return replace(
-        base,
-        condition=_given(base.condition, prompt=options.prompt),
-        context=_given(base.context, num_clusters=options.clusters, num_segments=options.segments),
-        upsample=_given(base.upsample, strategy=options.strategy),
-        **_known(seed=options.seed, working_size=size, window=options.window),
-    )
+    size = None if options.size is None else working_size(options.size)
+    context = _given(base.context, num_clusters=options.clusters, num_segments=options.segments)
+    parts = {"condition": _given(base.condition, prompt=options.prompt), "context": context,
+             "upsample": _given(base.upsample, strategy=options.strategy)}  # fmt: skip
+    return replace(base, **parts, **_known(seed=options.seed, working_size=size, window=options.window))
 
 
 def _base_settings(options: argparse.Namespace) -> Settings:
@@ -146,20 +144,6 @@ def _known(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise InputError(f"--size {text!r} is not a size: write WIDTHxHEIGHT, such as 320x240")
-    return int(height), int(width)
-
-
-def _frame_range(text: str) -> tuple[int, int | None]:
-    start, colon, stop = text.partition(":")
-    if not (colon and (start or "0").isdecimal() and (stop or "0").isdecimal()):
-        raise InputError(f"--frames {text!r} is not a range: write START:STOP, such as 0:48 or 100:")
-    return int(start or 0), int(stop) if stop else None
-
-
 def _parser() -> argparse.ArgumentParser:
     from vidseg_core.evaluation.options import add_options
 
@@ -168,26 +152,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_segment(commands.add_parser("segment", help="segment a clip", description=segment.__doc__))
     run = commands.add_parser("evaluate", help="score a method on a labelled set", description=evaluate.__doc__)
     run.set_defaults(run=evaluate, first_mask=None, size=None, strategy=None, window=None, prompt=None)
-    _add_settings(run.add_argument)
+    add_settings(run.add_argument)
     add_options(run.add_argument)
     commands.add_parser("models", help="list the models", description=models.__doc__).set_defaults(run=models)
     return parser
-
-
-def _add_settings(add: Callable) -> None:
-    """What both commands take."""
-    add("--model", default="tiny", metavar="NAME", help=f"{', '.join(MODELS)}, a folder that diffusers saved, or a hub id")
-    add(
-        "--segments",
-        type=int,
-        metavar="N",
-        help="merge the clusters to N segments (default: as many as the tree of merges suggests)",
-    )
-    add("--clusters", type=int, metavar="K", help="clusters of K-means (default: 20)")
-    add("--reference", action="store_true", help="all settings as the paper's code has them, quirks included")
-    add("--settings", metavar="FILE", help="settings from a run.json; options given beside it prevail")
-    add("--seed", type=int, metavar="N", help="the only source of randomness (default: 0)")
-    add("--device", metavar="NAME", help="cuda, mps or cpu (default: the first of these that is there)")
 
 
 def _add_segment(parser: argparse.ArgumentParser) -> None:
@@ -197,8 +165,8 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
     add("--out", metavar="DIR", help="where to write (default: outputs/NAME-OF-CLIP)")
     add("--overwrite", action="store_true", help="replace the result of an earlier run, and forget an unfinished one")
     add("--resume", action="store_true", help="go on with an unfinished run behind its last whole window")
-    _add_settings(add)
-    add("--first-mask", metavar="PNG", help="class numbers of the first frame taken, 255 = void: the result has these classes")
+    add_settings(add)
+    add_masks(add)
     add("--names", metavar="FILE", help="names of the numbers, a JSON object or a text file with one a line")
     add("--frames", default="0:", metavar="START:STOP", help="which frames, counted from 0 (default: all)")
     add("--stride", type=int, default=1, metavar="N", help="take every Nth frame")

@@ -67,10 +67,8 @@ def kmeans(tokens: Float[Tensor, "n d"], settings: ContextSettings, seed: int = 
     Deterministic by seed on one kind of device. Raises InputError if there are fewer tokens than clusters.
     """
     if len(tokens) < settings.num_clusters:
-        raise InputError(
-            f"{settings.num_clusters} clusters cannot be made of {len(tokens)} tokens; ask for fewer clusters, "
-            "or give more or larger frames"
-        )
+        what = f"{settings.num_clusters} clusters cannot be made of {len(tokens)} tokens"
+        raise InputError(f"{what}; ask for fewer clusters, or give more or larger frames")
     generator, best, drawn = torch.Generator().manual_seed(seed), None, tokens
     if settings.max_context is not None and len(tokens) > settings.max_context:
         drawn = tokens[torch.randperm(len(tokens), generator=generator)[: settings.max_context].to(tokens.device)]
@@ -149,13 +147,9 @@ class SceneContext:
 
     @classmethod
     def begin(
-        cls,
-        tokens: Float[Tensor, "n d"],
-        labels: Int[Tensor, " n"],
-        settings: ContextSettings,
-        seed: int = 0,
+        cls, tokens: Float[Tensor, "n d"], labels: Int[Tensor, " n"], settings: ContextSettings, seed: int = 0,
         count: int | None = None,
-    ) -> "SceneContext":
+    ) -> "SceneContext":  # fmt: skip
         """What the clip begins with; with memory="anchored" these tokens, at most half of `max_context`, stay. `count`: how
         many labels there are, if not those up to the largest of `labels`."""
         limit, anchored = settings.max_context, settings.memory == "anchored"

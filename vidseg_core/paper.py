@@ -176,12 +176,9 @@ def _rows(backbone: Backbone, recorded: Tensor, rows: Tensor, _: Tensor) -> Tens
 
 
 def predict_masks(
-    backbone: Backbone,
-    window: NoisyWindow,
-    cells: Integer[Tensor, "f h w"],
-    upsample: UpsampleSettings,
+    backbone: Backbone, window: NoisyWindow, cells: Integer[Tensor, "f h w"], upsample: UpsampleSettings,
     settings: PaperSettings,
-) -> Iterator[Prediction]:
+) -> Iterator[Prediction]:  # fmt: skip
     """As `modulation.predict_masks`, mask by mask through the whole schedule."""
     start = window.latents + backbone.schedule(settings.steps)[1][settings.start_step] * window.noise
 

@@ -17,7 +17,7 @@ from vidseg_core.correspondence import refine
 from vidseg_core.features import Features, frame_features, working_images
 from vidseg_core.models.backbone import Backbone
 from vidseg_core.models.watch import Progress, Watch
-from vidseg_core.scene import Scene, check_mask, open_scene
+from vidseg_core.scene import Scene, check_masks, open_scene
 from vidseg_core.settings import Settings
 from vidseg_core.upsample import upsample
 
@@ -26,6 +26,7 @@ Cells = Integer[np.ndarray, "n h w"]
 Shares = Float[np.ndarray, "n h w K"]
 Pixels = Integer[np.ndarray, "n H W"]
 Names = Mapping[int, str] | Sequence[str]
+Masks = Mapping[int, ArrayLike]
 KEPT = ("features",)
 """The large intermediates: memory per frame is that of its features, tens of megabytes with Stable Diffusion."""
 
@@ -94,20 +95,21 @@ class VidSeg:
 
     def __call__(
         self, frames: np.ndarray | Iterable[np.ndarray], first_mask: ArrayLike | None = None, names: Names | None = None,
-        keep: Collection[str] = KEPT, progress: Progress | None = None,
+        keep: Collection[str] = KEPT, progress: Progress | None = None, masks: Masks | None = None,
     ) -> Segmentation:  # fmt: skip
         """Segment a clip in memory: `frames` is uint8 RGB [f, H, W, 3], or what can be stacked to that, such as a `Clip`.
 
         `first_mask`: class numbers [H, W] of frame 0 (255 = void); `labels` then holds its classes (the paper's protocol).
-        Without it the segments are anonymous. `names`: what to call the numbers; label-free segments of equal name become
-        one. `keep`: whether the result holds "features". Raises InputError for what can't be segmented.
+        Without it the segments are anonymous. `masks`: those of any frames by number, from 0; a later one adds its cells and
+        classes to the context from its window on, and corrects it. `names`: what to call the numbers; label-free segments of
+        equal name become one. `keep`: whether the result holds "features". Raises InputError for what can't be segmented.
         """
         if unknown := sorted(set(keep) - set(KEPT)):
             raise InputError(f"keep has {unknown[0]!r}; what can be kept or left out is {', '.join(KEPT)}")
         if not isinstance(frames, np.ndarray):
             frames = np.concatenate([*windows(frames, self.settings.window)] or [np.zeros((0, 1, 1, 3), np.uint8)])
         results = []
-        for r in self.stream(frames, first_mask, names, progress):
+        for r in self.stream(frames, first_mask, names, progress, masks=masks):
             results.append(replace(r, frames=frames[:0], features=r.features if keep else None))
             results[-2:-1] = [replace(before, scene=r.scene) for before in results[-2:-1]]  # memory holds the newest alone
         maps = {k: np.concatenate([getattr(r, k) for r in results]) for k in ("coarse", "refined", "confidence", "labels")}
@@ -122,19 +124,20 @@ class VidSeg:
 
     def stream(
         self, frames: Iterable[np.ndarray], first_mask: ArrayLike | None = None, names: Names | None = None,
-        progress: Progress | None = None, scene: Scene | None = None,
+        progress: Progress | None = None, scene: Scene | None = None, masks: Masks | None = None,
     ) -> Iterator[WindowResult]:  # fmt: skip
         """Window after window in bounded memory; arguments as for calling. Frames may come from any iterable of equal
         uint8 images, such as a `Clip`. The first window is checked before the first result is asked for. To go on where a
-        run stopped: the `scene` of its last whole window, which has its mask and names, and the frames behind that."""
-        return self._run(self._start(frames, first_mask, names, scene), progress, pixels=True)
+        run stopped: the `scene` of its last whole window, which has its masks so far and its names, the frames behind that,
+        and the masks of these, still by their numbers in the whole clip."""
+        return self._run(self._start(frames, first_mask, names, scene, masks or {}), progress, pixels=True)
 
     def cells(
         self, frames: Iterable[np.ndarray], first_mask: ArrayLike | None = None, names: Names | None = None,
-        progress: Progress | None = None, scene: Scene | None = None,
+        progress: Progress | None = None, scene: Scene | None = None, masks: Masks | None = None,
     ) -> Iterator[WindowResult]:  # fmt: skip
         """As `stream`, but without stage 4: `labels` is None."""
-        return self._run(self._start(frames, first_mask, names, scene), progress, pixels=False)
+        return self._run(self._start(frames, first_mask, names, scene, masks or {}), progress, pixels=False)
 
     def resegment(self, result: Segmentation, num_segments: int | None, progress: Progress | None = None) -> Segmentation:
         """A label-free result with another number of segments, as by `Segmentation.at`: only stage 4 runs again."""
@@ -158,7 +161,7 @@ class VidSeg:
         """Stage 4: labels of pixels from the votes on cells."""
         return upsample(self.backbone, frames, votes, self.settings).cpu().numpy()
 
-    def _start(self, frames: Iterable[np.ndarray], first_mask: Any, names: Any, scene: Scene | None) -> "_Start":
+    def _start(self, frames: Iterable, first_mask: Any, names: Any, scene: Scene | None, masks: Masks) -> "_Start":
         """Check what is given, the first window included."""
         groups = windows(frames, self.settings.window)
         first = next(groups, None)
@@ -166,9 +169,12 @@ class VidSeg:
             raise InputError("there are no frames; give at least one")
         if scene is not None and not (first_mask is None and names is None):
             raise InputError("a scene has its first mask and its names already: leave them out, or start without a scene")
-        mask = None if first_mask is None else check_mask(np.asarray(first_mask), first.shape[1:3], self.settings)
+        begin = scene.frames if scene else 0
+        count = len(frames) if hasattr(frames, "__len__") else getattr(frames, "num_frames", None)  # a Clip has no length
+        given = [*([] if first_mask is None else [(0, first_mask)]), *masks.items()]
+        checked = check_masks(given, first.shape[1:3], self.settings, begin, count)
         names = None if names is None else dict(names if isinstance(names, Mapping) else enumerate(names))
-        return _Start(chain(iter([first]), groups), mask, names, scene)  # an iterator lets the first window go afterwards
+        return _Start(chain(iter([first]), groups), checked, names, scene)  # an iterator lets the first window go afterwards
 
     def _run(self, start: "_Start", progress: Progress | None, pixels: bool) -> Iterator[WindowResult]:
         scene = start.scene
@@ -178,11 +184,15 @@ class VidSeg:
             scene = result.scene
             yield result
             del frames, result  # or they stay in memory while the next window is made
+        if beyond := [n for n in start.masks if n >= scene.frames]:  # of an iterator, whose length was not known before
+            raise InputError(f"there is a mask of frame {beyond[0]}, but the clip has {scene.frames} frames, counted from 0")
 
     def _window(self, frames: Frames, scene: Scene | None, start: "_Start", watch: Watch, pixels: bool) -> WindowResult:
         """The method, for one window."""
         features = watch("features", self.extract, frames)
-        scene = scene or watch("context", open_scene, features, self.settings, start.mask, start.names)
+        masks = start.masks
+        scene = scene or watch("context", open_scene, features, self.settings, masks.get(0), start.names, masks)
+        scene = watch("context", scene.told, features, masks)
         coarse = watch("context", scene.predict, features)
         refined = watch("refine", refine, features, coarse, scene.overlap, self.settings.refine)
         after = scene.after(features, coarse, refined)
@@ -205,7 +215,7 @@ class _Start:
     """What a stream begins with, checked."""
 
     windows: Iterator[np.ndarray]
-    mask: np.ndarray | None
+    masks: dict[int, np.ndarray]
     names: dict[int, str] | None
     scene: Scene | None
 

@@ -1,8 +1,10 @@
 """What a clip's labels are called, and the state between its windows."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vidseg_core import paper
-from vidseg_core.births import Strangers, meet
+from vidseg_core.births import Strangers, meet, teach
 from vidseg_core.common import VOID, InputError
 from vidseg_core.context import SceneContext, Votes, kmeans, name_cells
 from vidseg_core.correspondence import Overlap
@@ -28,8 +30,9 @@ class Scene:
     `context`: what is remembered. `overlap`: the last `reach` frames, which vote on the next window's first. `frames`: how many
     it has seen. `segment` [K]: the number that stands in the results for each label that `context` knows, a class of the mask
     (255 is void) or the segment of a cluster; `names` of those numbers; `merges`: the order in which clusters merge, in
-    label-free runs (labels behind these clusters were born later); `strangers`: what may be born; `given`: the names that the
-    user gave; `lost`: classes of the mask without a cell or cluster of their own.
+    label-free runs (labels behind these clusters came later); `numbers`: those of the labels there, before clusters merge;
+    `strangers`: what may be born; `given`: the names that the user gave; `lost`: classes of a mask without a cell or cluster of
+    their own.
     """
 
     context: SceneContext
@@ -42,6 +45,7 @@ class Scene:
     overlap: Overlap | None = None
     frames: int = 0
     strangers: Strangers | None = None
+    numbers: Integer[np.ndarray, " numbers"] = field(default_factory=lambda: np.arange(VOID))
 
     def predict(self, features: Features) -> Float[Tensor, "f h w K"]:
         """Stage 2 for one window: the coarse shares of its cells, of the labels that the context knows (`named` translates)."""
@@ -56,7 +60,7 @@ class Scene:
         last = slice(max(0, len(match) - self.reach), None)
         overlap = Overlap(match[last].clone(), shares[last].clone())  # clones, or the whole window stays in memory
         context, strangers = self.context.after(features.context, refined.argmax(-1)), None
-        most = 0 if self.merges is None else min(2 * len(self.merges) + 2, VOID)  # as many born as there were, or none
+        most = 0 if self.merges is None else min(2 * len(self.merges) + 2, len(self.numbers))  # as many as there were, or none
         if (births := self.context.settings.births) and self.context.count < most:
             known = self.strangers or Strangers(context.tokens[:0], 0)
             context, strangers = meet(self.context, context, known, births)
@@ -66,11 +70,36 @@ class Scene:
     def with_newborn(self) -> "Scene":
         """A number and a name for the label that the context has and the scene lacks; if a segment is called as the user wants
         to call this one, it belongs to that."""
-        label, overlap = len(self.segment), replace(self.overlap, shares=pad(self.overlap.shares, (0, 1)))
-        name = self.given.get(label, f"segment {label}")
-        number = next((n for n, other in self.names.items() if other == name), label)
-        names = dict(sorted({**self.names, number: name}.items()))
-        return replace(self, segment=np.append(self.segment, number), names=names, overlap=overlap)
+        own = int(self.numbers[len(self.segment)])
+        name = self.given.get(own, f"segment {own}")
+        number = next((n for n, other in self.names.items() if other == name), own)
+        return self._grown([number], {**self.names, number: name})
+
+    def told(self, features: Features, masks: Mapping[int, Integer[np.ndarray, "H W"]]) -> "Scene":
+        """This scene, at the door of a window, with what `masks` say of its frames; frame 0's has opened the scene."""
+        scene = self
+        for number in sorted(n for n in masks if n and self.frames <= n < self.frames + len(features.context)):
+            scene = scene.taught(features.context[number - self.frames], masks[number])
+        return scene
+
+    def taught(self, cells: Float[Tensor, "h w d"], mask: Integer[np.ndarray, "H W"]) -> "Scene":
+        """This scene with the cells of a frame as its mask names them; of void nothing is said. A class is the label that has
+        its number, and a new one if there is none."""
+        classes, named = name_cells(mask, cells.shape[:2]).flatten().numpy(), np.setdiff1d(mask, [VOID]).tolist()
+        new = np.setdiff1d(classes, [*self.segment, VOID])
+        scene = self._grown(new.tolist(), {n: self.given.get(n, f"class {n}") for n in named} | self.names)
+        segment = scene.segment.tolist()
+        labels = torch.tensor([-1 if n == VOID else segment.index(n) for n in classes], device=cells.device)
+        context = teach(self.context, cells.flatten(0, 1), labels, len(segment))
+        lost = {*self.lost, *named}.difference(segment)
+        numbers = np.concatenate([self.numbers[: len(self.segment)], new, np.setdiff1d(self.numbers[len(self.segment) :], new)])
+        return replace(scene, context=context, lost=tuple(sorted(lost)), numbers=numbers)
+
+    def _grown(self, numbers: list[int], names: dict[int, str]) -> "Scene":
+        """This scene with further labels, which stand for these numbers."""
+        overlap = self.overlap and replace(self.overlap, shares=pad(self.overlap.shares, (0, len(numbers))))
+        segment = np.append(self.segment, numbers).astype(self.segment.dtype)
+        return replace(self, segment=segment, names=dict(sorted(names.items())), overlap=overlap)
 
     def named(self, shares: Float[Tensor, "f h w K"]) -> Votes:
         """Shares of `predict` or `refine` as votes for the numbers of the results: what became one segment is added up. Shares
@@ -87,9 +116,9 @@ class Scene:
         whole = isinstance(num_segments, int | np.integer) and not isinstance(num_segments, bool)
         if num_segments is not None and not (whole and 1 <= num_segments <= len(self.merges) + 1):
             raise InputError(f"{num_segments} segments cannot be had: give 1 to {len(self.merges) + 1}, the clusters")
-        born, first = np.arange(len(self.merges) + 1, self.context.count), {}
-        segment = np.concatenate([cut_merges(self.merges, num_segments), born])
-        names = {n: f"segment {n}" for n in np.unique(segment).tolist()} | {VOID: "void"}
+        later, first = np.arange(len(self.merges) + 1, self.context.count), {}
+        segment = self.numbers[np.concatenate([cut_merges(self.merges, num_segments), later])]
+        names = {n: self.names.get(n, f"segment {n}") for n in np.unique(segment).tolist()} | {VOID: "void"}
         for number in sorted(set(self.given) & set(names)):
             owner = first.setdefault(self.given[number], number)
             segment[segment == number] = owner
@@ -104,23 +133,16 @@ class Scene:
             arrays |= {"overlap_match": self.overlap.match, "overlap_shares": self.overlap.shares}
         if self.strangers is not None:
             arrays["strange"] = self.strangers.tokens
-        numbers = {
-            "windows": np.array(self.strangers.windows if self.strangers else 0),
-            "anchored": np.array(self.context.anchored),
-            "frames": np.array(self.frames),
-            "segment": self.segment,
-        }
-        merges = {} if self.merges is None else {"merges": self.merges}
+        counts = {"windows": self.strangers.windows if self.strangers else 0, "anchored": self.context.anchored}
+        numbers = {k: np.array(n) for k, n in {**counts, "frames": self.frames}.items()}
+        merges = {"segment": self.segment, "numbers": self.numbers} | ({} if self.merges is None else {"merges": self.merges})
         return {**{k: a.cpu().numpy() for k, a in arrays.items()}, **numbers, **merges, "words": np.array(json.dumps(words))}
 
     @classmethod
     def from_state(cls, state: Mapping[str, np.ndarray], settings: Settings, device: torch.device | str = "cpu") -> "Scene":
         """The inverse of `state`, under the settings of the run that it comes from. Raises InputError for other arrays."""
-        arrays = {
-            k: torch.from_numpy(a).to(device)
-            for k, a in state.items()
-            if k in ("tokens", "labels", "strange") or "overlap" in k
-        }
+        kept = ("tokens", "labels", "strange", "overlap_match", "overlap_shares")
+        arrays = {k: torch.from_numpy(a).to(device) for k, a in state.items() if k in kept}
         try:
             count, anchored = len(state["segment"]), int(state["anchored"])
             context = SceneContext(arrays["tokens"], arrays["labels"], count, anchored, settings.context, settings.seed)
@@ -128,16 +150,19 @@ class Scene:
             overlap = Overlap(arrays["overlap_match"], arrays["overlap_shares"]) if "overlap_match" in state else None
             strangers = Strangers(arrays["strange"], int(state["windows"])) if "strange" in state else None
             return cls(context, state["segment"], dict(words["names"]), state.get("merges"), dict(words["given"]),
-                       tuple(words["lost"]), settings.refine.reach, overlap, frames, strangers)  # fmt: skip
+                       tuple(words["lost"]), settings.refine.reach, overlap, frames, strangers,
+                       state.get("numbers", np.arange(VOID)))  # fmt: skip
         except KeyError as error:
             raise InputError(f"the saved scene lacks {error}: it is damaged or of another version, so start anew") from error
 
 
 def open_scene(
-    features: Features, settings: Settings, first_mask: Integer[np.ndarray, "H W"] | None, names: dict[int, str] | None
-) -> Scene:
+    features: Features, settings: Settings, first_mask: Integer[np.ndarray, "H W"] | None, names: dict[int, str] | None,
+    masks: Mapping[int, Integer[np.ndarray, "H W"]] = MappingProxyType({}),
+) -> Scene:  # fmt: skip
     """Fill the context: with frame 0 and its classes if there is a mask, as the paper does; else with the clusters of the whole
-    first window, lest those that are not in frame 0 vanish. Raises InputError for a name of what is not there."""
+    first window, lest those that are not in frame 0 vanish. No segment has the number of a class in one of the `masks`. Raises
+    InputError for a name of what is not there."""
     if first_mask is not None:
         return _named_scene(features, settings, first_mask, names or {})
     tokens = features.context.flatten(0, 2)
@@ -146,9 +171,14 @@ def open_scene(
     context = SceneContext.begin(tokens, clusters.labels, settings.context, settings.seed, count)
     (merges, costs), names = merge_order(clusters, settings.context.size_weight), names or {}
     count = natural_cut(costs) if settings.context.num_segments == "auto" else settings.context.num_segments
-    scene = Scene(context, np.arange(context.count), {}, merges, reach=settings.refine.reach).cut(count)
-    later = range(context.count, 2 * context.count) if settings.context.births else ()
-    if unknown := sorted(set(names) - (set(scene.names) - {VOID}) - set(later)):
+    classes = {n for mask in masks.values() for n in np.unique(mask).tolist()} - {VOID}
+    numbers = np.setdiff1d(np.arange(VOID), [*classes])
+    if len(numbers) < context.count:
+        raise InputError(f"the masks have {len(classes)} classes, and of 255 numbers too few are left for {context.count} "
+                         "clusters: ask for fewer")  # fmt: skip
+    scene = Scene(context, numbers[: context.count], {}, merges, reach=settings.refine.reach, numbers=numbers).cut(count)
+    later = numbers[context.count : 2 * context.count].tolist() if settings.context.births else ()
+    if unknown := sorted(set(names) - (set(scene.names) - {VOID}) - set(later) - classes):
         begins = sorted(set(scene.names) - {VOID})
         raise InputError(f"there is a name for segment {unknown[0]}, but this run begins with {begins}")
     return replace(scene, given=names).cut(count)
@@ -170,27 +200,41 @@ def _named_scene(features: Features, settings: Settings, mask: np.ndarray, names
     return Scene(context, segment.cpu().numpy(), called, None, names, lost, settings.refine.reach)
 
 
-def check_mask(mask: np.ndarray, size: tuple[int, int], settings: Settings) -> Integer[np.ndarray, "H W"]:
-    """A first-frame mask as int64, or InputError if it does not fit the frames (`size` = (H, W)) or the settings."""
+def check_masks(
+    given: Iterable[tuple[Any, Any]], size: tuple[int, int], settings: Settings, begin: int, count: int | None
+) -> dict[int, Integer[np.ndarray, "H W"]]:
+    """Masks by the numbers of their frames, checked as by `check_mask`. InputError for a number twice, or none of the `count`
+    from `begin` on."""
+    masks = {}
+    for number, mask in given:
+        if isinstance(number, bool) or not isinstance(number, int | np.integer):
+            raise InputError(f"there is a mask of frame {number!r}: give the frame's number, counted from 0")
+        if number < begin or (count is not None and number >= begin + count):
+            last = "" if count is None else f" and end with {begin + count - 1}"
+            raise InputError(f"there is a mask of frame {number}, but the frames begin with {begin}{last}")
+        if number in masks:
+            raise InputError(f"there are two masks of frame {number}: give one")
+        masks[int(number)] = check_mask(np.asarray(mask), size, settings, number)
+    return masks
+
+
+def check_mask(mask: np.ndarray, size: tuple[int, int], settings: Settings, frame: int = 0) -> Integer[np.ndarray, "H W"]:
+    """A frame's mask as int64, or InputError if it does not fit the frames (`size` = (H, W)) or the settings."""
+    which = f"the mask of frame {frame}" if frame else "the first-frame mask"
     if mask.shape != tuple(size):
-        raise InputError(f"the first-frame mask is {mask.shape}, the frames are {tuple(size)}: resize it (nearest neighbour)")
-    if not np.issubdtype(mask.dtype, np.integer):
-        raise InputError(f"the first-frame mask holds {mask.dtype}: give whole numbers 0..254, 255 for void")
-    if mask.min() < 0 or mask.max() > VOID:
-        raise InputError(
-            f"the first-frame mask holds {mask.min()} to {mask.max()} as {mask.dtype}: give whole numbers 0..254, 255 for void"
-        )
+        raise InputError(f"{which} is {mask.shape}, the frames are {tuple(size)}: resize it (nearest neighbour)")
+    whole = np.issubdtype(mask.dtype, np.integer)
+    if not whole or mask.min() < 0 or mask.max() > VOID:
+        held = f"{mask.min()} to {mask.max()} as {mask.dtype}" if whole else mask.dtype
+        raise InputError(f"{which} holds {held}: give whole numbers 0..254, 255 for void")
     classes, clusters = np.setdiff1d(mask, [VOID]), settings.context.num_clusters
     if not len(classes):
-        raise InputError("the first-frame mask is void everywhere: draw at least one class")
+        raise InputError(f"{which} is void everywhere: draw at least one class")
     if set(np.unique(mask)) == {0, VOID}:
-        raise InputError("the first-frame mask has class 0 and void (255) only: in a black-and-white mask, save the white as 1")
-    if settings.context.naming == "clusters" and len(classes) > clusters:
-        raise InputError(
-            f"the first-frame mask has {len(classes)} classes, but only {clusters} clusters are to be named: raise num_clusters"
-        )
-    if isinstance(settings.context.num_segments, int):
-        raise InputError(
-            "num_segments is for label-free runs: with a first-frame mask its classes are the segments, so leave it out"
-        )
+        raise InputError(f"{which} has class 0 and void (255) only: in a black-and-white mask, save the white as 1")
+    if settings.context.naming == "clusters" and len(classes) > clusters and not frame:
+        many = f"{len(classes)} classes, but only {clusters} clusters are to be named"
+        raise InputError(f"{which} has {many}: raise num_clusters")
+    if isinstance(settings.context.num_segments, int) and not frame:
+        raise InputError(f"num_segments is for label-free runs: with {which} its classes are the segments, so leave it out")
     return mask.astype(np.int64)

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from refusals import refusal
 
 import vidseg_core
-from vidseg_core.io.masks import PALETTE, read_first_mask, read_mask, read_names, write_mask
+from vidseg_core.io.masks import PALETTE, read_given_mask, read_mask, read_names, write_mask
 
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 
@@ -72,19 +72,19 @@ def drawn(width=1, values=(0, 255), scale=4):
 def test_soft_edges_are_no_class_numbers(tmp_path, mode, width, values):
     drawn(width, values).convert(mode).save(tmp_path / "first.png")
     words = ("first.png", "soft edges", str(int(np.array(drawn(width, values)).max())), "255 is void", "0, 1, 2", "smoothing")
-    refusal(*words, call=read_first_mask, path=tmp_path / "first.png")
+    refusal(*words, call=read_given_mask, path=tmp_path / "first.png")
 
 
 def test_one_grey_row_is_a_soft_edge(tmp_path):
     values = np.repeat([0, 128, 255], [20, 1, 20]).astype(np.uint8)
     Image.fromarray(np.tile(values, (30, 1))).save(tmp_path / "first.png")
-    refusal("0, 128, 255", "soft edges", call=read_first_mask, path=tmp_path / "first.png")
+    refusal("0, 128, 255", "soft edges", call=read_given_mask, path=tmp_path / "first.png")
 
 
 @pytest.mark.parametrize("values", [(0, 1), (0, 7), (7, 11, 26), (0, 1, 2), (0, 1, 255), (3, 4, 254)])
 def test_hard_edges_are_read_without_a_word(tmp_path, capsys, values):
     drawn(0, values).save(tmp_path / "first.png")
-    np.testing.assert_array_equal(read_first_mask(tmp_path / "first.png"), np.array(drawn(0, values)))
+    np.testing.assert_array_equal(read_given_mask(tmp_path / "first.png"), np.array(drawn(0, values)))
     assert capsys.readouterr() == ("", "")
 
 
@@ -92,11 +92,11 @@ def test_white_that_may_be_meant_as_a_class_is_told(tmp_path, capsys):
     """Grey levels that are told apart by eye, the last of them white."""
     mask = np.array(drawn(0, (0, 128, 255)))
     Image.fromarray(mask).save(tmp_path / "first.png")
-    np.testing.assert_array_equal(read_first_mask(tmp_path / "first.png"), mask)
+    np.testing.assert_array_equal(read_given_mask(tmp_path / "first.png"), mask)
     said = capsys.readouterr().err
     assert all(word in said for word in ("first.png", "0, 128", "255 is void")) and said.count("\n") == 1
     write_mask(tmp_path / "first.png", mask.astype(int))
-    read_first_mask(tmp_path / "first.png")
+    read_given_mask(tmp_path / "first.png")
     assert capsys.readouterr().err == "", "a palette's values are class numbers"
 
 
@@ -105,7 +105,7 @@ def test_thin_classes_between_others_are_no_soft_edges(tmp_path):
     for values in ([0, 1, 2], [0, 255, 15], [0, 15, 9, 3, 20]):
         row = np.repeat(values, [20, 2, *[20] * (len(values) - 2)]).astype(np.uint8)
         Image.fromarray(np.tile(row, (30, 1))).save(tmp_path / "first.png")
-        assert set(np.unique(read_first_mask(tmp_path / "first.png"))) == set(values)
+        assert set(np.unique(read_given_mask(tmp_path / "first.png"))) == set(values)
 
 
 def test_names(tmp_path):

@@ -433,3 +433,67 @@ def test_what_is_not_ours_is_not_replaced_on_resuming(video, stopped, capsys):
     (stopped / "thesis.tex").rename(stopped / "segments.csv")
     assert "Add --overwrite" in refused(capsys, video, stopped, "--resume")
     assert (stopped / "segments.csv").read_text() == "years" and frames_done(stopped) == 6
+
+
+# ---- masks of later frames
+
+
+@pytest.fixture
+def masks(tmp_path):
+    """Files of masks of frame 0 and of frame 7, in the third of four windows."""
+    write_mask(tmp_path / "first.png", np.arange(64)[None].repeat(48, 0) // 32)
+    write_mask(tmp_path / "later.png", np.arange(64)[None].repeat(48, 0) // 22)
+    return tmp_path / "first.png", tmp_path / "later.png"
+
+
+def test_a_mask_of_frame_0_is_the_first_mask(video, out, masks):
+    first, _ = masks
+    assert segment(video, out, "--first-mask", first) == 0
+    record = json.loads((out / "run.json").read_text())
+    assert segment(video, out.with_name("again"), "--mask", f"0={first}") == 0
+    again = json.loads((out.with_name("again") / "run.json").read_text())
+    assert again["first_mask_sha256"] == record["first_mask_sha256"] and again["later_masks_sha256"] is None
+    assert again["input"]["first_mask"] == str(first)
+
+
+def test_later_masks_are_recorded_and_told_apart(video, out, masks, capsys, monkeypatch):
+    first, later = masks
+    assert stop(video, out, monkeypatch, Stop(), "--first-mask", first, "--mask", f"7={later}") is None
+    capsys.readouterr()
+    for other in ([], ["--mask", f"8={later}"], ["--mask", f"7={first}"]):
+        assert "other later masks" in refused(capsys, video, out, "--resume", "--first-mask", first, *other)
+    assert segment(video, out, "--resume", "--first-mask", first, "--mask", f"7={later}") == 0
+    record = json.loads((out / "run.json").read_text())
+    assert list(record["later_masks_sha256"]) == ["7"] and record["input"]["mask"] == [f"7={later}"]
+    capsys.readouterr()
+    assert "other later masks" in refused(capsys, video, out, "--resume", "--first-mask", first)
+
+
+def test_a_finished_run_of_before_had_no_later_masks(video, out, masks, capsys):
+    first, later = masks
+    assert segment(video, out, "--first-mask", first) == 0
+    record = json.loads((out / "run.json").read_text())
+    del record["later_masks_sha256"]
+    (out / "run.json").write_text(json.dumps(record))
+    assert segment(video, out, "--resume", "--first-mask", first) == 0 and "is complete" in capsys.readouterr().out
+    assert "other later masks" in refused(capsys, video, out, "--resume", "--first-mask", first, "--mask", f"7={later}")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--mask", "later.png"], ["'later.png'", "FRAME=FILE"]),
+        (["--mask", "x=later.png"], ["'x=later.png'", "FRAME=FILE"]),
+        (["--mask", "-1=later.png"], ["FRAME=FILE"]),
+        (["--mask", "7="], ["FRAME=FILE"]),
+        (["--mask", "7={later}", "--mask", "07={later}"], ["second mask of frame 7"]),
+        (["--first-mask", "{later}", "--mask", "0={later}"], ["second mask of frame 0", "--first-mask"]),
+        (["--mask", "12={later}"], ["frame 12", "12 frames are taken, 0 to 11"]),
+        (["--frames", "0:6", "--mask", "7={later}"], ["frame 7", "6 frames are taken, 0 to 5"]),
+        (["--mask", "7=gone.png"], ["gone.png"]),
+    ],
+)
+def test_bad_masks_are_refused_before_any_work(video, out, masks, capsys, monkeypatch, words, expected):
+    monkeypatch.setattr("vidseg_core.models.loading.load_backbone", lambda *_: pytest.fail("the model was loaded"))
+    said = refused(capsys, video, out, *(word.format(later=masks[1]) for word in words))
+    assert all(word in said for word in expected) and os.listdir(out.parent) == [], said

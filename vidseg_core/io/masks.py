@@ -49,7 +49,7 @@ def read_mask(path: str | Path) -> Int64[np.ndarray, "H W"]:
     return _read_values(Path(path))[0]
 
 
-def read_first_mask(path: str | Path) -> Int64[np.ndarray, "H W"]:
+def read_given_mask(path: str | Path) -> Int64[np.ndarray, "H W"]:
     """As `read_mask`, for a mask that a person drew. Raises InputError for soft edges too, whose values are no class numbers;
     where white may be meant as a class, a line on stderr says that 255 is void."""
     mask, palette = _read_values(Path(path))

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from vidseg_core.settings import Settings
 
 PACKAGES = ("vidseg-workbook", "torch", "diffusers", "transformers", "numpy", "pillow", "av")
-WORDS = {"clip_sha256": "another clip", "first_mask_sha256": "another first mask", "weights": "other weights"}
+WORDS = {"clip_sha256": "another clip", "first_mask_sha256": "another first mask",
+         "later_masks_sha256": "other later masks", "weights": "other weights"}  # fmt: skip
 """What is said of hashes, which tell a reader nothing."""
 
 

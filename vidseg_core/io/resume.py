@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 FORMAT = 3
 """Of the file that says how far a run is; another version's is refused before any work."""
 
+BEFORE = {"later_masks_sha256": None}
+"""What records of earlier versions do not name, and was so."""
+
 
 @dataclass(frozen=True)
 class RunState:
@@ -133,7 +136,8 @@ def decide(folder: UnfinishedFolder, request: dict[str, Any], resume: bool) -> F
     """
     there = inspect(folder) if resume or not folder.overwrite else Fresh()
     if isinstance(there, Complete) and resume:
-        other = differences(there.record, {key: value for key, value in request.items() if key in there.record})
+        record = {**BEFORE, **there.record}
+        other = differences(record, {key: value for key, value in request.items() if key in record})
         if not other:
             return there
         if not folder.overwrite:

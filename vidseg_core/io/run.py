@@ -39,12 +39,12 @@ Bars = Callable[[int, int], AbstractContextManager[Tick]]
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be segmented and how. `model`, `device`, `dtype` and `offload` are those of `load_backbone`, `mask` and
+    """What is to be segmented and how. `model`, `device`, `dtype` and `offload` are those of `load_backbone`, `masks` and
     `names` those of `VidSeg`; `words` is how the input was named, for the record only."""
 
     clip: Clip
     settings: Settings
-    mask: np.ndarray | None = None
+    masks: dict[int, np.ndarray] = field(default_factory=dict)
     names: dict[int, str] | None = None
     model: str = "tiny"
     device: str | None = None
@@ -55,9 +55,10 @@ class Job:
     def request(self) -> dict[str, Any]:
         """What decides the masks, as far as it is known before the model is loaded, ready for JSON."""
         model, indices = resolve(self.model), self.clip.indices
+        hashes = {str(n): mask_hash(mask) for n, mask in sorted(self.masks.items())}
         return {
             "clip_sha256": clip_hash(self.clip), "frames": [indices[0], indices[-1], indices.step],
-            "first_mask_sha256": None if self.mask is None else mask_hash(self.mask),
+            "first_mask_sha256": hashes.pop("0", None), "later_masks_sha256": hashes or None,
             "given_names": None if self.names is None else {str(n): name for n, name in sorted(self.names.items())},
             "model": model.name, "settings": self.settings.resolve(model).to_dict(),
         }  # fmt: skip
@@ -153,30 +154,35 @@ def _segment(job: Job, vidseg: "VidSeg", folder: UnfinishedFolder, done: RunStat
     if done.frames == job.clip.num_frames:
         return done
     scene = Scene.from_state(done.scene, vidseg.settings, vidseg.backbone.device) if done.frames else None
-    mask, names = (None, None) if scene else (job.mask, job.names)
-    names_before = scene.names if scene else None
+    first, names = (None, None) if scene else (job.masks.get(0), job.names)
+    later, before = {n: mask for n, mask in job.masks.items() if n and n >= done.frames}, scene and (scene.names, scene.lost)
     rest = replace(job.clip, indices=job.clip.indices[done.frames :])
-    for window in vidseg.stream(rest, mask, names, tick, scene):
+    for window in vidseg.stream(rest, first, names, tick, scene, later):
         if not done.frames:  # the first of a new run: only now is it clear that there will be one
             folder.clear()
         write_masks(masks, done.frames, window.labels)
-        _tell_scene(window.scene, names_before, vidseg.settings, done.frames + len(window.labels))
-        names_before = window.scene.names
+        _tell_scene(window.scene, before, vidseg.settings, done.frames + len(window.labels), job)
+        before = window.scene.names, window.scene.lost
         done = done.after(window)
         done.write(folder.state)
         del window  # or it stays in memory while the next one is made
     return done
 
 
-def _tell_scene(scene: "Scene", before: dict[int, str] | None, settings: Settings, frame: int) -> None:
-    """What the first window settled, where it may not be what was meant, and what is new behind a later one."""
+def _tell_scene(
+    scene: "Scene", before: tuple[dict[int, str], tuple[int, ...]] | None, settings: Settings, frame: int, job: Job
+) -> None:
+    """What the first window settled, where it may not be what was meant, and what is new behind a later one; `before`: the
+    names, and the classes without a cell, of the window before."""
+    names, lost = before or ({}, ())
+    given = {n for mask in job.masks.values() for n in np.unique(mask).tolist()} if job.masks else set()
+    if gone := sorted(set(scene.lost) - set(lost)):
+        gone = ", ".join(scene.names[n] for n in gone)
+        print(f"too small in its mask for a cell (or cluster) of its own: {gone}", file=sys.stderr)
     if before is not None:
-        for number in sorted(set(scene.names) - set(before)):
+        for number in sorted(set(scene.names) - set(names) - given):
             print(f"something new: from frame {frame} on it is {scene.names[number]!r} ({number})", file=sys.stderr)
         return
-    if scene.lost:
-        lost = ", ".join(scene.names[n] for n in scene.lost)
-        print(f"too small in the first mask for a cell (or cluster) of its own: {lost}", file=sys.stderr)
     if scene.merges is not None and not isinstance(settings.context.num_segments, int):
         why = "at a jump in the cost of merging" if settings.context.num_segments else "one for each cluster"
         print(f"{len(set(scene.segment.tolist()))} segments, {why}; --segments N makes N of them", file=sys.stderr)
