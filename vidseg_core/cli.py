@@ -9,7 +9,7 @@ from typing import Any
 
 from vidseg_core.common import InputError
 from vidseg_core.io.console import patient_console
-from vidseg_core.io.options import add_masks, add_settings, frame_range, mask_files, working_size
+from vidseg_core.io.options import add_export, add_masks, add_settings, export, frame_range, mask_files, working_size
 from vidseg_core.settings import Settings
 
 PATHS = ("clip", "out", "first_mask", "names", "settings", "model", "root")
@@ -154,6 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(run=evaluate, first_mask=None, size=None, strategy=None, window=None, prompt=None)
     add_settings(run.add_argument)
     add_options(run.add_argument)
+    add_export(commands.add_parser("export", help="write a run for other tools", description=export.__doc__))
     commands.add_parser("models", help="list the models", description=models.__doc__).set_defaults(run=models)
     return parser
 

@@ -484,7 +484,7 @@ def test_a_finished_run_of_before_had_no_later_masks(video, out, masks, capsys):
     [
         (["--mask", "later.png"], ["'later.png'", "FRAME=FILE"]),
         (["--mask", "x=later.png"], ["'x=later.png'", "FRAME=FILE"]),
-        (["--mask", "-1=later.png"], ["FRAME=FILE"]),
+        (["--mask=-1=later.png"], ["FRAME=FILE"]),
         (["--mask", "7="], ["FRAME=FILE"]),
         (["--mask", "7={later}", "--mask", "07={later}"], ["second mask of frame 7"]),
         (["--first-mask", "{later}", "--mask", "0={later}"], ["second mask of frame 0", "--first-mask"]),

@@ -1,6 +1,8 @@
 """What commands take on the command line, beside what one of them alone does; and the words of it that are not plain values."""
 
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from vidseg_core.common import InputError
 from vidseg_core.models.registry import MODELS
@@ -24,6 +26,23 @@ def add_masks(add: Callable) -> None:
         "classes; a PNG, or outlines in a JSON file of labelme or COCO")  # fmt: skip
     add("--mask", action="append", default=[], metavar="FRAME=FILE", help="the same of any frame, counted from 0 among those "
         "taken; from its window on its classes are known, and what was wrong is corrected; may be repeated")  # fmt: skip
+
+
+def export(options: Namespace) -> None:
+    """Write a finished run's masks as one file for other tools."""
+    from vidseg_core.io.export import export_run
+
+    print(export_run(Path(options.folder), options.out and Path(options.out), options.overwrite))
+
+
+def add_export(parser: ArgumentParser) -> None:
+    """What `export` takes."""
+    parser.set_defaults(run=export)
+    parser.add_argument("folder", metavar="RUN", help="the folder of a finished run")
+    parser.add_argument("--format", choices=("coco",), default="coco", help="coco (the default): one JSON file with exact "
+        "masks, which CVAT, FiftyOne and Datumaro import; needs pycocotools")  # fmt: skip
+    parser.add_argument("--out", metavar="FILE", help="where to write (default: RUN-coco.json, beside the folder)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file")
 
 
 def mask_files(first: str | None, others: Sequence[str]) -> dict[int, str]:
