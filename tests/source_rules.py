@@ -94,7 +94,7 @@ def num_parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return len(names) - (names[:1] in (["self"], ["cls"]))
 
 
-def too_large(folder: Path, files=18, lines=2350, module=250, function=40, parameters=6) -> list[str]:
+def too_large(folder: Path, files=18, lines=2400, module=250, function=40, parameters=6) -> list[str]:
     """A sentence for each limit that the modules at the top of the package exceed."""
     paths = sorted(folder.glob("*.py"))
     sizes = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in paths}
