@@ -117,6 +117,13 @@ def test_the_reference_can_be_asked_for(stub, tmp_path, images):
     assert settings["context"]["num_clusters"] == 3, "what stands beside it prevails"
 
 
+def test_it_says_its_version(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    said = capsys.readouterr().out
+    assert end.value.code == 0 and said.startswith("vidseg ") and said.count("\n") == 1
+
+
 def test_the_home_folder_in_every_option(stub, tmp_path, images, frames, monkeypatch):
     """A shell leaves the ~ in --out=~/x as it is."""
     home = tmp_path / "home"

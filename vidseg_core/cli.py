@@ -148,6 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     from vidseg_core.evaluation.options import add_options
 
     parser = argparse.ArgumentParser("vidseg", description="Training-free video segmentation with diffusion models (VidSeg).")
+    parser.add_argument("--version", action=Version, nargs=0, help="say which version this is")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_segment(commands.add_parser("segment", help="segment a clip", description=segment.__doc__))
     run = commands.add_parser("evaluate", help="score a method on a labelled set", description=evaluate.__doc__)
@@ -157,6 +158,17 @@ def _parser() -> argparse.ArgumentParser:
     add_export(commands.add_parser("export", help="write a run for other tools", description=export.__doc__))
     commands.add_parser("models", help="list the models", description=models.__doc__).set_defaults(run=models)
     return parser
+
+
+class Version(argparse.Action):
+    """Looked up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        """Print it and end."""
+        from vidseg_core.io.provenance import PACKAGES, installed_version
+
+        print(f"vidseg {installed_version(PACKAGES[0])}")
+        parser.exit()
 
 
 def _add_segment(parser: argparse.ArgumentParser) -> None:

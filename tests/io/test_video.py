@@ -306,6 +306,34 @@ def test_refusals_of_images(tmp_path):
     refusal("float.tif", "32 bits", "8 or 16", source=tmp_path / "float.tif")
 
 
+@pytest.mark.parametrize("mask", ["{}.png", "{}_mask.png", "{}-labels.png", "{}_L.png", "{}_gt.jpg"])
+def test_refusal_of_frames_with_their_masks_beside_them(tmp_path, mask):
+    frames = moving(2)
+    folder = save_images(tmp_path / "f", frames, ["000.jpg", "001.jpg"])
+    save_images(folder, frames, [mask.format("000"), mask.format("001")])
+    for source in (folder, folder / "*"):
+        refusal("000.jpg", mask.format("000"), "masks", source=source)
+    assert open_clip(folder / "00?.jpg").num_frames == 2
+
+
+def test_similar_names_are_no_masks(tmp_path):
+    names = ["sea.png", "seal.png", "mask.png", "1_l.png", "1_r.png", "label.png", "_mask.png", "a_1.png", "a_1b.png"]
+    assert open_clip(save_images(tmp_path / "f", moving(len(names)), names)).num_frames == len(names)
+    folders = [save_images(tmp_path / part, moving(1), ["0.png"]) for part in ("a", "b")]
+    assert open_clip(tmp_path / "[ab]" / "*.png").num_frames == len(folders)
+
+
+@pytest.mark.parametrize("end", [b"", b"\0", b"\0\0\0", b"\r\n", b"x", b";\0\0", b";" + b"beyond" * 99])
+def test_a_gif_without_its_last_byte_is_whole(tmp_path, end):
+    pictures = [Image.fromarray(frame) for frame in moving(5)]
+    pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:])
+    whole = (tmp_path / "a.gif").read_bytes()
+    (tmp_path / "b.gif").write_bytes(whole[:-1] + end)
+    np.testing.assert_array_equal(read_frames(tmp_path / "b.gif"), read_frames(tmp_path / "a.gif"))
+    (tmp_path / "b.gif").write_bytes(whole[:-9] + end)
+    refusal("b.gif", "cut off or damaged", source=tmp_path / "b.gif") if not end[1:] else None
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [

@@ -53,12 +53,13 @@ def run_record(backbone: "Backbone", settings: "Settings") -> dict[str, Any]:
     return {
         "settings": settings.to_dict(), "model": backbone.model.name, "device": str(backbone.device),
         "dtype": str(backbone.unet.dtype).removeprefix("torch."), "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "versions": {"python": platform.python_version(), **{name: installed_version(name) for name in PACKAGES}},
         "weights": fingerprint_parts(backbone),
     }  # fmt: skip
 
 
-def _version(package: str) -> str:
+def installed_version(package: str) -> str:
+    """The version of an installed package, in words if there is none."""
     try:
         return version(package)
     except PackageNotFoundError:  # a checkout that is not installed

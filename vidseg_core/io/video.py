@@ -19,10 +19,13 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from vidseg_core.common import InputError
+from vidseg_core.io.gif import gif_is_cut
 from vidseg_core.io.orientation import is_transposed, upright, upright_size
 from vidseg_core.io.playback import IMAGE_FPS, Clock
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+MASK_WORD = r"(?<=.)[ ._-]+(masks?|labels?|labelids|gt|seg|segmentation|annotations?|l)$"
+"""What is written behind a frame's name for its mask: 000_mask.png, and CamVid's 0001TP_006690_L.png."""
 MP4_BOXES = (b"ftyp", b"wide", b"free", b"mdat", b"moov")  # what MP4 and MOV files may begin with
 
 Frame = UInt8[np.ndarray, "H W 3"]
@@ -121,7 +124,22 @@ def _image_files(path: Path) -> tuple[Path, ...]:
         instead = f"only {len(found)} other entries such as {min(found).name}" if found else "nothing"
         kinds = ", ".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
         raise InputError(f"{path} holds no images ({kinds}), {instead}. Name a folder of images, or a video file itself.")
+    _refuse_pairs(path, files)
     return tuple(sorted(files, key=lambda p: ([int(s) if s.isdecimal() else s for s in re.split(r"(\d+)", str(p))], str(p))))
+
+
+def _refuse_pairs(source: Path, files: list[Path]) -> None:
+    """Raises InputError if two images have one name but for their kind and a word such as _mask: a frame and its mask."""
+    known: dict[Path, Path] = {}
+    for path in sorted(files):
+        other = known.setdefault(path.with_name(re.sub(MASK_WORD, "", path.stem, flags=re.IGNORECASE)), path)
+        if other != path:
+            kinds = sorted({p.suffix for p in (other, path)})
+            pattern = f" or name one kind in quotes, '{path.parent / ('*' + kinds[0])}'" if len(kinds) > 1 else ""
+            raise InputError(
+                f"{source} holds both {other.name} and {path.name}, as if frames and their masks lay side by side. Expected "
+                f"frames alone: move the masks to a folder of their own,{pattern or ' and name that of the frames'}."
+            )
 
 
 def read_image(path: Path) -> Frame:
@@ -228,8 +246,8 @@ def _is_cut(path: Path) -> bool:
         if head.startswith(b"RIFF"):  # AVI
             return 8 + int.from_bytes(head[4:8], "little") > size + 1  # 1: the last chunk's padding may lack
         if head.startswith(b"GIF8"):
-            file.seek(max(0, size - 64))
-            return not file.read().rstrip(b"\0\r\n").endswith(b";")
+            file.seek(0)
+            return gif_is_cut(file.read())
     # Matroska and WebM: the segment's size follows its id in 1 to 8 bytes
     segment = re.match(rb"\x1a\x45\xdf\xa3.*?\x18\x53\x80\x67(.{8})", head, re.DOTALL)
     if segment:
