@@ -367,6 +367,23 @@ def test_the_overlay_is_shown_as_wide_as_the_clip(tmp_path, out, turn, aspect):
     assert open_clip(out / "overlay.mp4").size == open_clip(tmp_path / "wide.mp4").size == (SIZE[::-1] if turn else SIZE)
 
 
+@pytest.mark.parametrize(
+    ("options", "word"), [({"trc": 16}, "HDR (PQ)"), ({"trc": 18}, "HDR (HLG)"), ({"x264-params": "tff=1"}, "interlaced")]
+)
+def test_what_is_not_as_usual_is_said(tmp_path, out, capsys, options, word):
+    with av.open(str(tmp_path / "odd.mp4"), "w") as container:
+        codec = {name: value for name, value in options.items() if name != "trc"}
+        stream = container.add_stream("libx264", rate=10, options=codec)
+        stream.height, stream.width, stream.pix_fmt = *SIZE, "yuv420p"
+        stream.codec_context.color_trc = options.get("trc", 1)
+        for frame in generated_clip(num_frames=3, size=SIZE).frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    assert segment(tmp_path / "odd.mp4", out) == 0
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "odd.mp4" in line]
+    assert said.startswith(f"{tmp_path / 'odd.mp4'} is {word}: ")
+
+
 def test_what_the_end_needs_is_checked_at_the_beginning(tmp_path, video, stopped, capsys, monkeypatch):
     monkeypatch.setattr("vidseg_core.models.loading.load_backbone", lambda *_: pytest.fail("the model was loaded"))
     (wide := tmp_path / "wide").mkdir()

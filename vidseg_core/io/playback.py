@@ -1,9 +1,26 @@
-"""How a video is meant to be shown, which is more than its frames: at what times."""
+"""How a video is meant to be shown, which is more than its frames: at what times, and what is not as usual."""
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 IMAGE_FPS = 25.0  # images carry no clock; 25 lies between the rates of VSPW (15), DAVIS (24) and CamVid (30)
+
+HDR = {16: "PQ", 18: "HLG"}
+"""Transfer characteristics of ITU-T H.273 that code more light than a screen's white."""
+
+
+def remarks(frame: Any) -> tuple[str, ...]:
+    """A sentence for each way in which PyAV's `frame` is not as usual: what was done with it."""
+    said = []
+    if frame.color_trc in HDR:
+        curve = HDR[frame.color_trc]
+        said.append(f"HDR ({curve}): its values are taken as they are, without tone mapping, so that pictures look pale")
+    if frame.interlaced_frame:
+        said.append(
+            "interlaced: both fields stay in a frame, so that edges in motion are combs; deinterlace it first if need be"
+        )
+    return tuple(said)
 
 
 @dataclass(frozen=True)

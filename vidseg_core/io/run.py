@@ -87,6 +87,8 @@ def run_job(job: Job, folder: UnfinishedFolder, resume: bool, bars: Bars) -> Run
         there = decide(folder, request, resume)
         if isinstance(there, Complete):
             return None
+        for remark in job.clip.remarks:
+            print(f"{job.clip.source} is {remark}", file=sys.stderr)
         _rehearse(job, request)
         if isinstance(there, Unfinished):
             refuse_gaps(folder, _masks(job, folder, there.state), there.state.frames)

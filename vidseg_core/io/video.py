@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -21,7 +22,7 @@ from PIL import Image, ImageOps
 from vidseg_core.common import InputError
 from vidseg_core.io.gif import gif_is_cut
 from vidseg_core.io.orientation import is_transposed, upright, upright_size
-from vidseg_core.io.playback import IMAGE_FPS, Clock
+from vidseg_core.io.playback import IMAGE_FPS, Clock, remarks
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 MASK_WORD = r"(?<=.)[ ._-]+(masks?|labels?|labelids|gt|seg|segmentation|annotations?|l)$"
@@ -35,10 +36,10 @@ Frame = UInt8[np.ndarray, "H W 3"]
 class Clip:
     """A clip on disk, checked from end to end. Each iteration reads it anew and yields one frame at a time.
 
-    `size` is (H, W) after the turn or mirroring that phones note in a file; `fps` is the rate at which the frames take as long
-    as they do in the video (25 for images, divided by the stride); `indices` are the numbers of the yielded frames in the
-    source, from 0; `files` is empty for a video; `aspect` is the width of a pixel over its height where it is
-    shown.
+    `size` is (H, W) upright, as phones note it in a file; `fps` is the rate at which the frames take as long as they do in
+    the video (25 for images, divided by the stride); `indices` are the numbers of the yielded frames in the source,
+    from 0; `files` is empty for a video; `aspect` is the width of a pixel over its height where it is shown;
+    `remarks` say what was done with what is not as usual.
     """
 
     source: Path
@@ -47,6 +48,7 @@ class Clip:
     indices: range = field(repr=False)
     files: tuple[Path, ...] = field(default=(), repr=False)
     aspect: Fraction = Fraction(1)
+    remarks: tuple[str, ...] = ()
 
     @property
     def num_frames(self) -> int:
@@ -89,14 +91,14 @@ def open_clip(source: str | Path, start: int = 0, stop: int | None = None, strid
     path = Path(os.path.expanduser(source))
     files = _image_files(path)
     needed = stop if stop and stop > start else None
-    size, clock, aspect = (None, None, None) if files else _probe(path, needed)
-    total = len(files) if clock is None else len(clock.stamps)
+    video = None if files else _probe(path, needed)
+    total = len(files) if video is None else len(video.clock.stamps)
     indices = range(start, total if stop is None else min(stop, total), stride)
     if not indices:
         wanted = f"{start}:{'' if stop is None else stop}"
         raise InputError(f"--frames {wanted} selects nothing: {path} has {total} frames. Choose a range within 0:{total}.")
-    if clock is not None:
-        return Clip(path, size, clock.rate(indices), indices, aspect=aspect)
+    if video is not None:
+        return Clip(path, video.size, video.clock.rate(indices), indices, (), video.aspect, video.remarks)
     height, width, _ = read_image(files[start]).shape
     clip = Clip(path, (height, width), IMAGE_FPS / stride, indices, files)
     deque(clip, maxlen=0)
@@ -172,19 +174,31 @@ def same_size(size: tuple[int, int], first: tuple[int, int], where: Path | str) 
         )
 
 
-def _probe(path: Path, stop: int | None) -> tuple[tuple[int, int], Clock, Fraction]:
-    """(H, W) upright, when each frame up to `stop` appears, and how much wider than high a pixel is shown."""
+@dataclass(frozen=True)
+class _Video:
+    """What a video says of itself: fields as those of `Clip`, and when each frame appears."""
+
+    size: tuple[int, int]
+    clock: Clock
+    aspect: Fraction
+    remarks: tuple[str, ...]
+
+
+def _probe(path: Path, stop: int | None) -> _Video:
+    """All frames up to `stop`, decoded once."""
     stamps: list[int | None] = []
-    frame = size = None
+    frame = None
+    first: dict[str, Any] = {}
     for frame in islice(_decode(path), stop):
-        size = size or upright_size(frame)
+        if not first:
+            first = {"size": upright_size(frame), "remarks": remarks(frame)}
         stamps.append(frame.pts)
     if frame is None:
         raise InputError(f"{path} is a video without a single frame. Export it again.")
     with _open_video(path) as (_, stream):
         clock = Clock(tuple(stamps), frame.duration or 0, frame.time_base or stream.time_base, stream.average_rate)
         aspect = stream.sample_aspect_ratio or Fraction(1)  # 0: not said
-        return size, clock, 1 / aspect if is_transposed(frame) else aspect
+        return _Video(clock=clock, aspect=1 / aspect if is_transposed(frame) else aspect, **first)
 
 
 @contextmanager
