@@ -8,6 +8,9 @@ import av
 import matplotlib
 import numpy as np
 import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib import font_manager
 from PIL import Image
 from refusals import refusal
 
@@ -67,6 +70,50 @@ def test_a_sheet_shows_wide_pixels_wide():
     frame, labels = np.zeros((24, 32, 3), np.uint8), np.zeros((24, 32), np.int16)
     sheet = contact_sheet([frame], [labels], [0], {}, aspect=2)
     assert all(tuple(axes.images[0].get_extent()) == (0, 64, 24, 0) for axes in sheet.axes)
+
+
+def sheet_of(name):
+    frame, labels = np.zeros((24, 32, 3), np.uint8), np.zeros((24, 32), np.int16)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        return png(contact_sheet([frame], [labels], [0], {0: name})), [str(warning.message) for warning in said]
+
+
+def square_font(path, characters):
+    """A font in which all of these characters are a square."""
+    builder = FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder([".notdef", "square"])
+    builder.setupCharacterMap({ord(c): "square" for c in characters})
+    pen = TTGlyphPen(None)
+    for step, point in enumerate([(0, 0), (0, 800), (800, 800), (800, 0)]):
+        (pen.lineTo if step else pen.moveTo)(point)
+    pen.closePath()
+    square = pen.glyph()
+    builder.setupGlyf({".notdef": TTGlyphPen(None).glyph(), "square": square})
+    builder.setupHorizontalMetrics({".notdef": (500, 0), "square": (1000, 0)})
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": "Squares", "styleName": "Regular", "fullName": "Squares", "psName": "Squares"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(path)
+    return font_manager.FontEntry(fname=str(path), name="Squares", style="normal", weight=400)
+
+
+def test_names_in_any_script_are_shown_where_a_font_is_there(tmp_path, monkeypatch):
+    """Else there is one warning, not one a character and drawing."""
+    monkeypatch.setattr("vidseg_core.io.fonts.fontManager.ttflist", list(font_manager.fontManager.ttflist))
+    without, said = sheet_of("杯" * 3 + "碗")
+    if said:  # this machine has no Chinese font
+        assert len(said) == 1 and "Noto" in said[0]
+        assert sheet_of("杯" * 3 + "碗")[1] == [], "a run's rehearsal has said it"
+        font_manager.fontManager.ttflist.append(square_font(tmp_path / "squares.ttf", "杯碗"))
+        shown, said = sheet_of("杯" * 3 + "碗")
+        assert said == [] and shown != without
+    assert sheet_of("wall")[1] == []
+    (tmp_path / "broken.ttf").write_bytes(b"no font")
+    broken = font_manager.FontEntry(fname=str(tmp_path / "broken.ttf"), name="A", style="normal", weight=400)
+    font_manager.fontManager.ttflist.insert(0, broken)
+    assert len(sheet_of("\U00012000")[1]) <= 1
 
 
 def test_titles_and_ticks_are_no_mathematics():

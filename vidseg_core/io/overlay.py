@@ -23,6 +23,7 @@ from matplotlib.text import Text
 
 from vidseg_core.common import VOID, InputError
 from vidseg_core.io.files import replacing
+from vidseg_core.io.fonts import fonts_for, quiet_about_glyphs
 from vidseg_core.io.masks import PALETTE, Labels
 from vidseg_core.io.video import Frame, same_size
 
@@ -60,7 +61,7 @@ class Drawing(Figure):
 def png(figure: Figure, dpi: int = 100) -> bytes:
     """The figure as a PNG file."""
     file = io.BytesIO()
-    with default_style():
+    with default_style(), quiet_about_glyphs():
         figure.savefig(file, format="png", dpi=dpi)
     return file.getvalue()
 
@@ -102,8 +103,10 @@ def legend(figure: Figure, maps: list[np.ndarray], names: Mapping[int, str]) -> 
     width = max(1.5, (max(map(len, labels)) + 5) / 12)  # inches of the widest, its colour included
     columns = max(1, min(len(patches), int(figure.get_figwidth() / width)))
     drawn = figure.legend(handles=patches, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
+    families = fonts_for(labels)
     for text, label in zip(drawn.get_texts(), labels, strict=True):  # as a patch's label, a name that begins with _ is left out
         text.set_text(label)
+        text.set_fontfamily(families)
 
 
 def contact_sheet(
