@@ -110,7 +110,7 @@ def stop_after(monkeypatch, windows):
     write, calls = run.write_masks, []
 
     def writing(masks, start, labels):
-        calls.extend([start] if masks.path.parent.name.endswith(".unfinished") else [])  # not what is tried at the beginning
+        calls.extend([start] if masks.folder.parent.name.endswith(".unfinished") else [])  # not what is tried at the beginning
         if len(calls) > windows:
             raise KeyboardInterrupt
         write(masks, start, labels)

@@ -20,7 +20,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from vidseg_core.common import InputError
-from vidseg_core.io.gif import gif_is_cut
+from vidseg_core.io.endings import is_cut
 from vidseg_core.io.orientation import is_transposed, upright, upright_size
 from vidseg_core.io.playback import IMAGE_FPS, Clock, remarks
 
@@ -242,7 +242,7 @@ def _decode(path: Path) -> Iterator[av.VideoFrame]:
                 packets += packet.size > 0
             # An edit list drops packets from the index and discards others: stream.frames counts both, the index neither.
             indexed = len(stream.index_entries) if container.format.name.startswith("mov") else 0
-            if packets >= indexed and not _is_cut(path):
+            if packets >= indexed and not is_cut(path):
                 return
         except (av.FFmpegError, EOFError):
             pass
@@ -250,23 +250,3 @@ def _decode(path: Path) -> Iterator[av.VideoFrame]:
     share = f"{good} of {total} frames" if total > good else f"{good} frames"
     part = f", or take the readable part with --frames 0:{good}" if good else ""
     raise InputError(f"{path} is cut off or damaged: only the first {share} can be decoded. Copy or repair it{part}.")
-
-
-def _is_cut(path: Path) -> bool:
-    """Whether an AVI, GIF, MKV or WebM says of itself that it goes on beyond its end; FFmpeg's demuxers just stop there."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(4096)
-        if head.startswith(b"RIFF"):  # AVI
-            return 8 + int.from_bytes(head[4:8], "little") > size + 1  # 1: the last chunk's padding may lack
-        if head.startswith(b"GIF8"):
-            file.seek(0)
-            return gif_is_cut(file.read())
-    # Matroska and WebM: the segment's size follows its id in 1 to 8 bytes
-    segment = re.match(rb"\x1a\x45\xdf\xa3.*?\x18\x53\x80\x67(.{8})", head, re.DOTALL)
-    if segment:
-        width = 9 - segment[1][0].bit_length()
-        unknown = (1 << 7 * width) - 1
-        length = int.from_bytes(segment[1][:width]) & unknown
-        return length != unknown and segment.start(1) + width + length > size
-    return False
