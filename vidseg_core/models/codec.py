@@ -74,7 +74,7 @@ class BlockDCT:
     @classmethod
     def load(cls, path: Path) -> "BlockDCT":
         """Read `codec.json`. Raises ValueError if it describes another kind of codec."""
-        spec = json.loads(Path(path).read_text())
+        spec = json.loads(Path(path).read_text(encoding="utf-8"))
         if spec.get("type") != "block_dct":
             raise ValueError(f"{path}: codec type {spec.get('type')!r} is unknown; this version reads 'block_dct'")
         return cls(spec["block_size"], spec["luma_coefficients"], spec["chroma_coefficients"], spec["zigzag"],

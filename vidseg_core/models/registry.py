@@ -162,7 +162,7 @@ def model_of_folder(name: str, folder: Path) -> Model:
     if not config_file.is_file():
         raise InputError(f"{folder} has no unet/config.json, so it is not a model folder as diffusers saves it")
     try:
-        config = json.loads(config_file.read_text())
+        config = json.loads(config_file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{config_file} is not JSON ({error}): the model is damaged, download it again") from error
     levels, kind = len(config.get("block_out_channels", ())), config.get("_class_name")
