@@ -2,7 +2,7 @@
 
 The library is pycocotools, an extra (`pip install "vidseg-workbook[coco]"`): COCO's own code, half a megabyte that needs NumPy
 alone. Its runs of pixels hold a mask exactly, holes and all, where polygons would not. Many tools import this format, and
-Datumaro makes YOLO's, VOC's and CVAT's of it. To write with Datumaro itself would bring OpenCV, pandas and pyarrow, and an
+Datumaro makes VOC's and CVAT's of it. To write with Datumaro itself would bring OpenCV, pandas and pyarrow, and an
 older Pillow than the one that this package is tested with.
 """
 

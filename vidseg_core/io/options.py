@@ -40,7 +40,7 @@ def add_export(parser: ArgumentParser) -> None:
     parser.set_defaults(run=export)
     parser.add_argument("folder", metavar="RUN", help="the folder of a finished run")
     parser.add_argument("--format", choices=("coco",), default="coco", help="coco (the default): one JSON file with exact "
-        "masks, which CVAT, FiftyOne and Datumaro import; needs pycocotools")  # fmt: skip
+        "masks, which Datumaro turns into CVAT's or VOC's; needs pycocotools")  # fmt: skip
     parser.add_argument("--out", metavar="FILE", help="where to write (default: RUN-coco.json, beside the folder)")
     parser.add_argument("--overwrite", action="store_true", help="replace the file")
 
