@@ -309,6 +309,16 @@ def test_settings_that_do_not_fit_are_refused(backbone, clip, plain):
         VidSeg(backbone, quick(num_clusters=200))(clip.frames[:1])
 
 
+def test_a_scene_of_another_size_is_refused(backbone, clip):
+    (window,) = VidSeg(backbone, quick(num_clusters=4)).cells(clip.frames[:2])
+    for other in (
+        dataclasses.replace(quick(), working_size=(64, 64)),
+        dataclasses.replace(quick(), features=FeatureSettings()),
+    ):
+        with pytest.raises(InputError, match="the scene has features of"):
+            list(VidSeg(backbone, other).cells(clip.frames[2:4], scene=window.scene))
+
+
 def test_the_paper_protocol_step_by_step(backbone, clip):
     """FIELD, with scikit-learn's k-NN: fitted on frame 0 of the first window, whose clusters have the classes of the mask;
     after each window the reference set is all of that window's tokens with their refined labels."""

@@ -48,7 +48,13 @@ class Scene:
     numbers: Integer[np.ndarray, " numbers"] = field(default_factory=lambda: np.arange(VOID))
 
     def predict(self, features: Features) -> Float[Tensor, "f h w K"]:
-        """Stage 2 for one window: the coarse shares of its cells, of the labels that the context knows (`named` translates)."""
+        """Stage 2 for one window: the coarse shares of its cells, of the labels that the context knows (`named` translates).
+        Raises InputError for features of another size or kind than this scene's."""
+        known = (self.context.tokens.shape[1], *(self.overlap.match.shape[1:] if self.overlap else ()))
+        given = (features.context.shape[-1], *(features.match.shape[1:] if self.overlap else ()))
+        if known != given:
+            raise InputError(f"the scene has features of (channels, rows, columns, channels) {known}, these frames {given}: go "
+                             "on with the model, the size of frames and the settings that it comes from")  # fmt: skip
         return self.context.predict(features.context)
 
     def after(self, features: Features, coarse: Float[Tensor, "f h w K"], refined: Float[Tensor, "f h w K"]) -> "Scene":
