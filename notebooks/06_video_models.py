@@ -53,12 +53,12 @@ seen.still()
 #
 # | | `tiny` | `tiny-video` |
 # |---|---|---|
-# | sees | one frame | a window of frames, and its first frame once more, clean |
+# | sees | one frame | a window of frames, and its first frame once more, nearly clean |
 # | noise level | a step of 0..999 | any: its time is $\ln(\sigma)/4$ |
 # | predicts | the noise | $v$, between noise and image |
 # | layers | space | space, and after each of them time |
 #
-# The right column holds for Stable Video Diffusion too: `tiny-video` has its parts, at a hundredth of the size.
+# The right column holds for Stable Video Diffusion too: `tiny-video` has its parts, at about an eightieth of the size.
 
 # %%
 for name, backbone in {"tiny": image, MODEL: video}.items():
@@ -112,8 +112,8 @@ table = np.array([[j.matching, j.similarity, j.right, j.kept] for j in judged.va
 show_table(100 * table, list(judged), columns, "along the true motion, in percent")
 
 # %% [markdown]
-# Notice the moves: the video model finds more of them. The context model hardly needs that on an easy clip: `right` and `kept` are
-# level.
+# Be careful with `moves`: most points move by less than a cell here, so that answering "nothing moves" scores higher than either
+# model. Of the true motion the video model finds less than `tiny`. `right` and `kept` are level.
 #
 # ## Take time away
 # What do the temporal layers add to these features? We show the frames in another order, silence attention over time, and then every
@@ -129,8 +129,8 @@ whole, none = disturbed["as it is"], disturbed["no temporal layer"]
 assert whole.matching > none.matching and whole.right >= none.right - 0.005
 
 # %% [markdown]
-# Without any temporal layer the video model finds fewer moves than `tiny`: part of its work has moved there. Attention alone
-# is worth little. The other half of the temporal layers are convolutions over three frames, and they do most of it.
+# The temporal layers make features steadier, and attention alone has little part in it: the other half of them, convolutions over
+# three frames, do most. Steadier is not better at motion: see the caution above.
 #
 # ## When a frame is lost
 # Part of a frame is destroyed, as in a broken stream. An image model has nothing else to go by. A video model has the other frames.
@@ -225,7 +225,7 @@ assert spent[MODEL] > spent["tiny"]
 # %% [markdown]
 # ## Which one, then?
 # - **Outlines, any clip, little time:** the image model. It costs less, and frames may pass in any number.
-# - **Moves, and frames that are broken:** the video model. It knows what a frame lacks from the others.
+# - **Frames that are broken:** the video model. It knows what a frame lacks from the others.
 # - **Frames far apart in time:** the image model is righter, the video model steadier. Its layers average what has little in
 #   common (CamVid: 2 points of mIoU less, 3 points of stability more).
 # - **Long clips:** either. The seams of windows cost the video model some of what it wins within them.
@@ -241,8 +241,8 @@ assert spent[MODEL] > spent["tiny"]
 # <details><summary>Answers</summary>
 #
 # 1. Compare the numbers printed above: all blocks look at nearly all frames.
-# 2. Frame 1 is found best, since the clean first frame is beside it. The last frame has neighbours on one side only.
-# 3. Temporal layers look at the same place in other frames. What moves by two cells a frame is no longer there.
+# 2. Frame 1 is found best, since the undisturbed first frame is beside it. The last frame has neighbours on one side only.
+# 3. Temporal layers look at the same place in other frames. The faster a thing moves, the less of it is there.
 #
 # </details>
 

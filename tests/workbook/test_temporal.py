@@ -52,3 +52,5 @@ def test_the_explorer_follows_clicks(small_video, short_clip):
     seen.click("1", x=10, y=5)
     assert (seen.frame.value, seen.row.value, seen.column.value) == (1, 0, 1)
     assert np.allclose(seen.shown["weights"], seen.shown["attention"][0, 1, 1])
+    seen.click("weight 2", x=10, y=5)
+    assert seen.frame.value == 2, "the maps below the frames take clicks as well"

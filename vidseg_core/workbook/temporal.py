@@ -60,7 +60,7 @@ def explore_time(backbone: VideoBackbone, frames: Frames) -> Explorer:
         return figure, {"weights": weights, "attention": attention}
 
     def on_click(panel: str, x: float, y: float) -> dict[str, int]:
-        return {"frame": int(panel)} | pick(grid, size, x, y)
+        return {"frame": int(panel.split()[-1])} | pick(grid, size, x, y)
 
     return Explorer(
         draw, on_click,
