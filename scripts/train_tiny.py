@@ -94,7 +94,7 @@ def train(trainer: Trainer, args: argparse.Namespace, origin: Mapping[str, objec
         now = time.monotonic()
         run.seconds, last = run.seconds + now - last, now
         if run.step % args.log_every == 0:
-            means = {name: float(np.mean([s.get(name, math.nan) for s in seen])) for name in COLUMNS[3:9]}
+            means = {name: float(np.mean([s.get(name, math.nan) for s in seen])) for name in COLUMNS[3:-1]}
             speed = len(seen) * settings.batch_images / (now - interval)
             run.rows.append([run.step, run.step * settings.batch_images, run.seconds / 60, *means.values(), speed])
             print("  ".join(f"{n} {v:.4g}" for n, v in zip(COLUMNS, run.rows[-1], strict=True)), flush=True)

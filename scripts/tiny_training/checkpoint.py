@@ -20,7 +20,7 @@ from vidseg_core.common import InputError
 from vidseg_core.io.files import replacing
 from vidseg_core.io.provenance import fingerprint
 
-TERMS = ("denoising", "align", "relation", "border", "concept")
+TERMS = ("denoising", "align", "relation", "border", "concept", "correspondence")
 COLUMNS = ("step", "images", "minutes", *TERMS, "learning_rate", "images_per_second")
 PARTS = ("network", "average", "head", "optimizer")
 

@@ -62,6 +62,9 @@ class TrainSettings:
     )
     drop: float = option(0.1, "tiny-video: clips without their first frame as condition, for guidance")
     concept_weight: float = option(0.2, "tiny-video: of the cosine between the image encoder's embedding and the CNN's mean")
+    correspondence_weight: float = option(
+        0.0, "tiny-video: of finding each cell of a pseudo-video again in another frame, by the queries that stage 3 compares"
+    )
     teacher_weight: float = option(
         0.0, "tiny-video: of the queries of the embedded image model, which sees each frame clean, among the targets"
     )

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tiny_training.clips import Material, draw_shot, frames_of, targets_of
+from tiny_training.correspondences import Pairs, correspondence_loss, draw_pairs, join
 from tiny_training.families import FAMILIES, TINY, Family, ImageFamily
 from tiny_training.images import Crop, cut, draw_crop
 from tiny_training.losses import align_loss, border_loss, concept_loss, relation_loss
@@ -19,8 +20,11 @@ from tiny_training.targets import Targets
 from vidseg_core.common import InputError
 from vidseg_core.models.codec import BlockDCT
 
-Batch = tuple[Tensor, list[Tensor]]
-"""Images [n, 3, H, W] in [-1, 1] and, per block of the CNN, features [n, d, h, w]."""
+Batch = tuple[Tensor, list[Tensor], Pairs | None]
+"""Images [n, 3, H, W] in [-1, 1], per block of the CNN features [n, d, h, w] and, of clips, where points go."""
+
+
+MATCHED = (0,)  # of the tapped blocks, the one whose queries stage 3 compares (`match_blocks` of both registry entries)
 
 
 class Taps:
@@ -31,9 +35,9 @@ class Taps:
         for n, attention in enumerate(attentions):
             attention.transformer_blocks[0].attn1.to_q.register_forward_hook(lambda m, i, o, n=n: self.found.update({n: o}))
 
-    def map(self, grid: tuple[int, int]) -> Tensor:
-        """Queries of all taps side by side: [n, d, h, w], float32."""
-        tokens = torch.cat([self.found[n] for n in sorted(self.found)], -1).float()
+    def map(self, grid: tuple[int, int], taps: Sequence[int] | None = None) -> Tensor:
+        """Queries of all taps (or of those) side by side: [n, d, h, w], float32."""
+        tokens = torch.cat([self.found[n] for n in (sorted(self.found) if taps is None else taps)], -1).float()
         return tokens.transpose(1, 2).unflatten(2, grid)
 
 
@@ -100,19 +104,20 @@ def image_batch(material: Material, targets: Targets | None, settings: TrainSett
     crops: list[Crop] = [draw_crop(sizes, settings, rng) for _ in range(settings.batch)]
     images = torch.stack([cut(material.images[c.image], c, settings) for c in crops])
     if targets is None:
-        return images, []
+        return images, [], None
     sampled = [targets.sample(c, settings.grid) for c in crops]
-    return images, [torch.stack(block) for block in zip(*sampled, strict=True)]
+    return images, [torch.stack(block) for block in zip(*sampled, strict=True)], None
 
 
 def clip_batch(material: Material, targets: Targets | None, settings: TrainSettings, rng: np.random.Generator) -> Batch:
     """Random clips, one after the other."""
     shots = [draw_shot(material, settings, rng) for _ in range(settings.batch)]
     images = torch.cat([frames_of(shot, material, settings) for shot in shots])
+    pairs = join([draw_pairs(shot, settings, rng) for shot in shots]) if settings.correspondence_weight else None
     if targets is None:
-        return images, []
+        return images, [], pairs
     sampled = [targets_of(shot, targets, settings) for shot in shots]
-    return images, [torch.cat(block) for block in zip(*sampled, strict=True)]
+    return images, [torch.cat(block) for block in zip(*sampled, strict=True)], pairs
 
 
 BATCHES: dict[str, Callable[..., Batch]] = {"tiny": image_batch, "tiny-video": clip_batch}
@@ -144,7 +149,7 @@ class Trainer:
         self.teacher = Teacher(settings) if settings.teacher_weight and targets else None
         self.head_only = settings.head_steps if init and targets else 0
 
-    def losses(self, images: Tensor, targets: list[Tensor]) -> dict[str, Tensor]:
+    def losses(self, images: Tensor, targets: list[Tensor], pairs: Pairs | None = None) -> dict[str, Tensor]:
         """One noisy forward pass and its loss terms, unweighted."""
         run, settings = self.run, self.settings
         made = self.family.noisy_pass(run.network, images, settings, run.noise)
@@ -156,6 +161,9 @@ class Trainer:
             pick = torch.randperm(count, generator=run.noise)[: settings.relation_tokens]
             found["align"] = align_loss(run.head["queries"](queries), targets, weights, certainty)
             found["relation"] = relation_loss(queries, targets, weights, certainty, pick)
+        if pairs:
+            compared = self.taps.map(settings.grid, MATCHED)
+            found["correspondence"] = correspondence_loss(compared, pairs, made.certainty)
         if targets and made.embedding is not None:
             found["concept"] = concept_loss(run.head["concept"](made.embedding[:, 0]), targets[len(settings.blocks) - 1])
         return found
@@ -164,7 +172,7 @@ class Trainer:
         """The loss. Raises InputError if a term is not finite: the weights would be lost with the next step."""
         s = self.settings
         weights = {"denoising": 1.0, "align": s.align_weight, "relation": s.relation_weight, "border": s.border_weight}
-        weights["concept"] = s.concept_weight
+        weights |= {"concept": s.concept_weight, "correspondence": s.correspondence_weight}
         for name, value in found.items():
             if not value.isfinite():
                 remedy = "Nothing more was saved; begin anew, in another OUT, with a lower --lr"

@@ -189,7 +189,7 @@ def test_a_run_goes_on_where_it_was_and_its_model_segments(monkeypatch, capsys, 
     options = [
         *data, *("--height", "64", "--width", "80", "--batch", "2", "--frames", "3", "--blocks", "0", "1"),
         *("--block-weights", ".5", ".5", "--relation-tokens", "40", "--log-every", "1", "--head-steps", "1", "--steps", "3"),
-        *("--teacher-weight", ".4"),
+        *("--teacher-weight", ".4", "--correspondence-weight", ".5"),
     ]  # fmt: skip
     command(monkeypatch, tmp_path / "whole", *options)
     with monkeypatch.context() as patch:
