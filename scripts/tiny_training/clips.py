@@ -118,7 +118,7 @@ def camera(size: tuple[int, int], settings: TrainSettings, rng: np.random.Genera
     zoom = scale * math.exp(moving * rng.normal(0, 0.1))
     zoom = min(max(zoom, 0.5 * settings.scale_low), largest(size, settings))
     start, goal = place(size, scale, settings, rng), place(size, zoom, settings, rng)
-    reach = moving * min(1.0, settings.frames / 14) * rng.uniform(0, 0.4) * settings.width * scale
+    reach = moving * settings.speed * min(1.0, settings.frames / 14) * rng.uniform(0, 0.4) * settings.width * scale
     away = np.subtract(goal, start)
     goal = start + away * min(1.0, reach / max(1e-6, float(np.hypot(*away))))
     turn, tremble = moving * rng.normal(0, math.radians(4)), moving * rng.uniform(0, 0.6)
@@ -139,7 +139,7 @@ def draw_cutout(
     waves = tuple((float(rng.uniform(0, 0.25) / n), float(rng.uniform(0, 2 * math.pi))) for n in (1, 2, 3, 4))
     picture = np.array([settings.width, settings.height])
     start = rng.uniform(0.1, 0.9, 2) * picture
-    goal = start + rng.uniform(-0.5, 0.5, 2) * picture * min(1.0, settings.frames / 14)
+    goal = start + rng.uniform(-0.5, 0.5, 2) * picture * settings.speed * min(1.0, settings.frames / 14)
     turn, zoom = rng.normal(0, math.radians(12)), math.exp(rng.normal(0, 0.15))
     ways = []
     for t in np.linspace(0, 1, settings.frames):

@@ -54,6 +54,9 @@ class TrainSettings:
     frames: int = option(8, "tiny-video: frames of a clip; --batch counts clips")
     real_share: float = option(0.3, "tiny-video: clips that are real; the others are pseudo-videos made from the images")
     cutout_share: float = option(0.7, "tiny-video: pseudo-videos in which a piece of another image moves across")
+    speed: float = option(
+        1.0, "tiny-video: how fast pseudo-videos move; at 1 a camera crosses up to 0.4 of the picture's width in 14 frames"
+    )
     noise_mean: float = option(-1.0, "tiny-video: mean of the logarithm of noise levels; the features are read at low ones")
     noise_deviation: float = option(1.6, "tiny-video: its deviation")
     shared_noise: float = option(0.25, "tiny-video: clips with one noise for all frames, as the pipeline's features have it")
