@@ -13,11 +13,11 @@ import json
 from pathlib import Path
 
 from vidseg_core import ContextSettings, InputError, Settings
+from vidseg_core.cluster.door import Workers
 from vidseg_core.evaluation.baselines import METHODS
 from vidseg_core.evaluation.datasets import SAMPLES, open_dataset
 from vidseg_core.evaluation.evaluate import Evaluation
 from vidseg_core.evaluation.report import percent
-from vidseg_core.evaluation.workers import Workers
 from vidseg_core.io.files import replacing
 
 CLUSTERS = {"davis": 8}

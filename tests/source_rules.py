@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LAYERS = (
-    ("common",), ("settings", "validation"), ("models",), ("the method",), ("io",), ("__init__",),
+    ("common",), ("settings", "validation"), ("models",), ("the method",), ("io", "cluster"), ("__init__",),
     ("evaluation",), ("workbook",), ("cli",), ("__main__",),
 )  # fmt: skip
 """From below to above; a module imports from its own layer and from lower ones. `the method`: all other modules at the top."""

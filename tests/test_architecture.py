@@ -33,7 +33,7 @@ def loaded_by(statement: str) -> list[str]:
 
 MODULES = [
     "__init__", "__main__", "cli", "common", "settings", "scene", "models/registry", "io/video", "io/files",
-    "evaluation/metrics", "workbook/widgets",
+    "cluster/door", "evaluation/metrics", "workbook/widgets",
 ]  # fmt: skip
 
 
@@ -63,6 +63,8 @@ def test_a_heavy_import_would_be_seen():
         ("scene", "if True:\n    from vidseg_core.io import video"),
         ("scene", "if TYPE_CHECKING:\n    pass\nelse:\n    from vidseg_core.io import video"),
         ("io/video", "from vidseg_core.evaluation.metrics import mean_iou"),
+        ("scene", "from vidseg_core.cluster.door import Workers"),
+        ("cluster/door", "from vidseg_core.evaluation.metrics import mean_iou"),
         ("evaluation/metrics", "from vidseg_core.workbook import widgets"),
         ("workbook/widgets", "from vidseg_core.cli import main"),
         ("__init__", "from vidseg_core.evaluation import metrics"),
@@ -87,6 +89,8 @@ def test_an_import_upwards_is_found(tmp_path, module, statement):
         ("scene", "if typing.TYPE_CHECKING:\n    from vidseg_core.io import video"),
         ("io/video", "from .. import scene\nfrom . import files\nimport vidseg_core_of_others.evaluation"),
         ("evaluation/metrics", "from vidseg_core import VidSeg"),
+        ("evaluation/metrics", "from vidseg_core.cluster.door import Workers"),
+        ("cluster/door", "from vidseg_core import common, scene\nfrom vidseg_core.io import video"),
         ("cli", "def f():\n    import vidseg_core.__main__"),
     ],
 )

@@ -81,9 +81,9 @@ def segment(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Score a method on a labelled set: results.csv, results.json and results.md. Stop it at will: the same command goes on."""
+    from vidseg_core.cluster.door import Workers
     from vidseg_core.evaluation.datasets import open_dataset
     from vidseg_core.evaluation.evaluate import Evaluation
-    from vidseg_core.evaluation.workers import Workers
 
     settings = read_settings(options)
     dataset = open_dataset(options.dataset, options.root, options.split)

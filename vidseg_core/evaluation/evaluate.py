@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from vidseg_core.cluster.door import Workers
 from vidseg_core.common import InputError
 from vidseg_core.evaluation.clips import Plan, Store, refuse_other_weights
 from vidseg_core.evaluation.labelled import AnyClip, Dataset, LabelledArrays
 from vidseg_core.evaluation.report import clip_scores, never_found, percent, write_report
 from vidseg_core.evaluation.scoring import PROTOCOLS, Rules
 from vidseg_core.evaluation.tally import Tally
-from vidseg_core.evaluation.workers import Workers, spread_clips
+from vidseg_core.evaluation.workers import spread_clips
 from vidseg_core.io.files import read_json
 from vidseg_core.io.provenance import differences
 from vidseg_core.io.results import write_json

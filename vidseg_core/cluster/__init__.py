@@ -1,0 +1,1 @@
+"""Work over several processes and machines: a Dask cluster as an executor."""
