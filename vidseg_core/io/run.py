@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from vidseg_core.models.weights import resolve
 from vidseg_core.settings import Settings
 
 if TYPE_CHECKING:
+    from vidseg_core.models.backbone import Backbone
     from vidseg_core.pipeline import VidSeg
     from vidseg_core.scene import Scene
 
@@ -37,10 +39,20 @@ Bars = Callable[[int, int], AbstractContextManager[Tick]]
 """Shows how far a run is: (frames, of which are finished) to a context that gives a `Tick`."""
 
 
+class ModelError(InputError):
+    """The fault is the model's, or that of settings which it can't run: no other clip would do."""
+
+
+def say(line: str) -> None:
+    """To whoever watches the run."""
+    print(line, file=sys.stderr)
+
+
 @dataclass(frozen=True)
 class Job:
     """What is to be segmented and how. `model`, `device`, `dtype` and `offload` are those of `load_backbone`, `masks` and
-    `names` those of `VidSeg`; `words` is how the input was named, for the record only."""
+    `names` those of `VidSeg`; `words` is how the input was named, for the record only. `threads`: how many torch computes with
+    (None: its own choice); a run that goes on has those that it began with. `tell` takes remarks on the way."""
 
     clip: Clip
     settings: Settings
@@ -51,6 +63,8 @@ class Job:
     dtype: str | None = None
     offload: bool = False
     words: dict[str, Any] = field(default_factory=dict)
+    threads: int | None = None
+    tell: Callable[[str], None] = say
 
     def request(self) -> dict[str, Any]:
         """What decides the masks, as far as it is known before the model is loaded, ready for JSON."""
@@ -64,7 +78,7 @@ class Job:
         }  # fmt: skip
 
     def load(self, threads: int | None) -> "VidSeg":
-        """The pipeline, computing with so many threads (None: torch's choice)."""
+        """The pipeline, computing with so many threads (None: torch's choice). Raises ModelError."""
         # torch and diffusers take seconds to import: not before the input is checked
         import torch
 
@@ -73,7 +87,16 @@ class Job:
 
         if threads is not None:
             torch.set_num_threads(threads)  # sums are rounded in the order of the threads
-        return VidSeg(load_backbone(self.model, self.device, self.dtype, self.offload), self.settings)
+        try:
+            return VidSeg(_kept_model(load_backbone, self.model, self.device, self.dtype, self.offload), self.settings)
+        except InputError as error:
+            raise ModelError(str(error)) from error
+
+
+@lru_cache(maxsize=1)
+def _kept_model(load: Callable[..., "Backbone"], *how: Any) -> "Backbone":
+    """A process keeps its model from clip to clip."""
+    return load(*how)
 
 
 def run_job(job: Job, folder: UnfinishedFolder, resume: bool, bars: Bars) -> RunState | None:
@@ -88,17 +111,19 @@ def run_job(job: Job, folder: UnfinishedFolder, resume: bool, bars: Bars) -> Run
         if isinstance(there, Complete):
             return None
         for remark in job.clip.remarks:
-            print(f"{job.clip.source} is {remark}", file=sys.stderr)
+            job.tell(f"{job.clip.source} is {remark}")
         _rehearse(job, request)
         if isinstance(there, Unfinished):
             refuse_gaps(folder, _masks(job, folder, there.state), there.state.frames)
-        vidseg, begun = job.load(_threads(there)), RunState(0, {}, {}, {})
+        loads = _kept_model.cache_info().misses
+        vidseg, begun = job.load(_threads(job, there)), RunState(0, {}, {}, {})
         record = {**request, **run_record(vidseg.backbone, vidseg.settings)}
-        _tell_device(job, record)
+        if _kept_model.cache_info().misses > loads:
+            _tell_device(job, record)
         if isinstance(there, Unfinished):
             begun = there.state
             refuse_other(folder, begun.record, record)
-            print(f"{begun.frames} frames are done: going on from there", file=sys.stderr)
+            job.tell(f"{begun.frames} frames are done: going on from there")
         else:
             begun = replace(begun, record={"input": job.words, "masks": _kind_of_names(job.clip), **record})
         try:
@@ -133,8 +158,8 @@ def _masks(job: Job, folder: UnfinishedFolder, state: RunState) -> MaskFolder:
     return MaskFolder(folder.partial / "masks", mask_names(job.clip) if named else ())
 
 
-def _threads(there: Fresh | Unfinished) -> int | None:
-    return there.state.record.get("threads") if isinstance(there, Unfinished) else None
+def _threads(job: Job, there: Fresh | Unfinished) -> int | None:
+    return there.state.record.get("threads") if isinstance(there, Unfinished) else job.threads
 
 
 def _tell_device(job: Job, record: dict[str, Any]) -> None:
@@ -143,7 +168,7 @@ def _tell_device(job: Job, record: dict[str, Any]) -> None:
         return
     hint = "; no GPU that torch can use was found, see pytorch.org for a build with CUDA"
     alone = record["device"] == "cpu" and job.device is None
-    print(f"{record['model']} on {record['device']}, {record['dtype']}{hint if alone else ''}", file=sys.stderr)
+    job.tell(f"{record['model']} on {record['device']}, {record['dtype']}{hint if alone else ''}")
 
 
 def _segment(job: Job, vidseg: "VidSeg", folder: UnfinishedFolder, done: RunState, tick: Tick) -> RunState:
@@ -180,14 +205,14 @@ def _tell_scene(
     given = {n for mask in job.masks.values() for n in np.unique(mask).tolist()} if job.masks else set()
     if gone := sorted(set(scene.lost) - set(lost)):
         gone = ", ".join(scene.names[n] for n in gone)
-        print(f"too small in its mask for a cell (or cluster) of its own: {gone}", file=sys.stderr)
+        job.tell(f"too small in its mask for a cell (or cluster) of its own: {gone}")
     if before is not None:
         for number in sorted(set(scene.names) - set(names) - given):
-            print(f"something new: from frame {frame} on it is {scene.names[number]!r} ({number})", file=sys.stderr)
+            job.tell(f"something new: from frame {frame} on it is {scene.names[number]!r} ({number})")
         return
     if scene.merges is not None and not isinstance(settings.context.num_segments, int):
         why = "at a jump in the cost of merging" if settings.context.num_segments else "one for each cluster"
-        print(f"{len(set(scene.segment.tolist()))} segments, {why}; --segments N makes N of them", file=sys.stderr)
+        job.tell(f"{len(set(scene.segment.tolist()))} segments, {why}; --segments N makes N of them")
 
 
 def _write_rest(job: Job, folder: UnfinishedFolder, done: RunState, tick: Tick) -> None:
