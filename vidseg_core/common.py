@@ -1,5 +1,7 @@
 """What every room needs: the exception for wrong input, and how label maps are written."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,11 @@ class InputError(ValueError):
 
     The command line prints the text alone and exits with status 2; every other exception is a fault of the program.
     """
+
+
+def natural_order(path: Path) -> tuple[list[int | str], str]:
+    """A key to sort files by: frame2 before frame10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))], str(path)
 
 
 def finite(values: Shaped[Any, "..."], what: str, dtype: Any) -> Shaped[Any, "..."]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from vidseg_core.evaluation.datasets import READERS, SAMPLES
 from vidseg_core.evaluation.scoring import PROTOCOLS
+from vidseg_core.io.options import add_workers
 
 
 def add_options(add: Callable) -> None:
@@ -18,6 +19,4 @@ def add_options(add: Callable) -> None:
         "paper's); named = by the first labelled frame, afterwards; matched = by all labels (Hungarian)")  # fmt: skip
     add("--restart", action="store_true", help="each window is a clip of its own, with its own first mask")
     add("--out", metavar="DIR", help="where to write, and go on (default: outputs/evaluate-DATASET-METHOD)")
-    add("--workers", type=int, default=0, metavar="N", help="spread clips over N processes, one a GPU where there are GPUs")
-    add("--scheduler", metavar="ADDRESS", help="spread clips over this Dask cluster, such as tcp://host:8786")
-    add("--threads", type=int, metavar="N", help="threads of each process (default: torch's choice; 1 with --workers)")
+    add_workers(add)

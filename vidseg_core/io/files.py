@@ -64,6 +64,19 @@ def read_json(path: Path, remedy: str) -> Any:
         raise InputError(f"{path} cannot be read ({error}): {remedy}") from error
 
 
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """In this block no other process writes `folder`. Raises InputError if one does, or if it cannot be made."""
+    try:
+        handle = _locked(folder)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made ({error.strerror}). Choose another --out.") from error
+    try:
+        yield
+    finally:
+        os.close(handle) if handle is not None else None
+
+
 class RunFolder:
     """`with RunFolder(folder) as partial:` write a run into a hidden sibling that becomes `folder` at the end.
 

@@ -27,7 +27,7 @@ def frame_table(clip: Clip, masks: MaskFolder) -> list[dict[str, Any]]:
     """A row a frame: the `mask` file, the `number` from 0 among the frames that were taken, which frame of the source that is
     (`frame`, from 0), at how many `seconds` of a video it is shown, and the `file` of an image."""
     seconds = [round(t, 6) for t in clip.times()] or [""] * clip.num_frames
-    files = [_as_text(clip.files[n].name) if clip.files else "" for n in clip.indices]
+    files = [as_text(clip.files[n].name) if clip.files else "" for n in clip.indices]
     return [
         {"mask": masks.path(n).name, "number": n, "frame": clip.indices[n], "seconds": seconds[n], "file": files[n]}
         for n in range(clip.num_frames)
@@ -56,9 +56,9 @@ def open_masks(run: Path) -> MaskFolder:
 
 
 def _is_text(name: str) -> bool:
-    return name == _as_text(name)
+    return name == as_text(name)
 
 
-def _as_text(name: str) -> str:
+def as_text(name: str) -> str:
     """A file's name as UTF-8 can hold it: bytes that are none are written out."""
     return name.encode("utf-8", "backslashreplace").decode()

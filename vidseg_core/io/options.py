@@ -2,10 +2,13 @@
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from vidseg_core.common import InputError
 from vidseg_core.models.registry import MODELS
+from vidseg_core.settings import Settings
 
 
 def add_settings(add: Callable) -> None:
@@ -18,6 +21,38 @@ def add_settings(add: Callable) -> None:
     add("--settings", metavar="FILE", help="settings from a run.json; options given beside it prevail")
     add("--seed", type=int, metavar="N", help="the only source of randomness (default: 0)")
     add("--device", metavar="NAME", help="cuda, mps or cpu (default: the first of these that is there)")
+
+
+def add_segment(add: Callable) -> None:
+    """What `segment` takes."""
+    add("clip", metavar="CLIP", nargs="*", help="a video (mp4, webm, mov, avi, gif), a folder of images, or a glob pattern in "
+        "quotes; several, or a folder or a pattern of clips, get a folder each in DIR, and a table, index.csv")  # fmt: skip
+    add("--list", metavar="FILE", help="the same from a CSV file, a clip a line: its path, its first mask, its names (the last "
+        "two may be left out), relative to the file")  # fmt: skip
+    add("--out", metavar="DIR", help="where to write (default: outputs/NAME-OF-CLIP)")
+    add("--overwrite", action="store_true", help="replace the result of an earlier run, and forget an unfinished one")
+    add("--resume", action="store_true", help="go on with an unfinished run behind its last whole window, and with the clips "
+        "that are missing")  # fmt: skip
+    add_settings(add)
+    add_masks(add)
+    add("--names", metavar="FILE", help="names of the numbers, a JSON object or a text file with one a line")
+    add("--frames", default="0:", metavar="START:STOP", help="which frames, counted from 0 (default: all)")
+    add("--stride", type=int, default=1, metavar="N", help="take every Nth frame")
+    add("--size", metavar="WxH", help="working size (default: near the model's native one); results have the clip's size")
+    add("--strategy", choices=("direct", "guided", "reference"), help="stage 4: direct = one step, guided = the paper's "
+        "schedule, far slower, reference = its scores too (default: the model's)")  # fmt: skip
+    add("--window", type=int, metavar="N", help="frames that are segmented together (default: 14)")
+    add("--prompt", metavar="TEXT", help="what image models are told (default: nothing, as in the paper)")
+    add("--dtype", choices=("float32", "float16", "bfloat16"), help="precision (default: float16 on cuda, else float32)")
+    add("--offload", action="store_true", help="keep weights in main memory and move each part to the device while it runs")
+    add_workers(add)
+
+
+def add_workers(add: Callable) -> None:
+    """Who computes, for `segment` and `evaluate`."""
+    add("--workers", type=int, default=0, metavar="N", help="spread clips over N processes, one a GPU where there are GPUs")
+    add("--scheduler", metavar="ADDRESS", help="spread clips over this Dask cluster, such as tcp://host:8786")
+    add("--threads", type=int, metavar="N", help="threads of each process (default: torch's choice; 1 with --workers)")
 
 
 def add_masks(add: Callable) -> None:
@@ -59,6 +94,22 @@ def mask_files(first: str | None, others: Sequence[str]) -> dict[int, str]:
     return files
 
 
+def num_threads(options: Namespace) -> int | None:
+    """Threads of torch in each process, None for its own choice."""
+    if options.threads is not None and options.threads < 1:
+        raise InputError(f"--threads {options.threads}: a process needs 1 or more")
+    return options.threads or (1 if options.workers else None)
+
+
+def results_folder(options: Namespace) -> Path:
+    """Where the results of many clips go."""
+    from vidseg_core.io.resume import default_folder
+
+    if not options.out and not options.list and len(options.clip) > 1:
+        raise InputError(f"{len(options.clip)} clips need a folder for their results: name it with --out DIR")
+    return Path(options.out or default_folder(options.list or options.clip[0]))
+
+
 def frame_range(text: str) -> tuple[int, int | None]:
     """Start and stop of `--frames START:STOP`."""
     start, colon, stop = text.partition(":")
@@ -73,3 +124,41 @@ def working_size(text: str) -> tuple[int, int]:
     if not (width.isdecimal() and height.isdecimal()):
         raise InputError(f"--size {text!r} is not a size: write WIDTHxHEIGHT, such as 320x240")
     return int(height), int(width)
+
+
+def read_settings(options: Namespace, masked: bool) -> Settings:
+    """Settings of a file, of the paper or the default ones, and the options that stand beside it; `masked`: for a clip with a
+    first mask."""
+    base = _base_settings(options)
+    if masked and isinstance(base.context.num_segments, int):  # for a run without a mask
+        base = replace(base, context=replace(base.context, num_segments="auto"))
+    size = None if options.size is None else working_size(options.size)
+    context = _given(base.context, num_clusters=options.clusters, num_segments=options.segments)
+    parts = {"condition": _given(base.condition, prompt=options.prompt), "context": context,
+             "upsample": _given(base.upsample, strategy=options.strategy)}  # fmt: skip
+    return replace(base, **parts, **_known(seed=options.seed, working_size=size, window=options.window))
+
+
+def _base_settings(options: Namespace) -> Settings:
+    from vidseg_core.io.files import read_json
+    from vidseg_core.io.versions import current_settings
+    from vidseg_core.models.weights import resolve
+
+    if options.settings and options.reference:
+        raise InputError("--reference and --settings both say what all settings are: give one of them")
+    if options.settings:
+        data = read_json(Path(options.settings), "--settings takes a run.json")
+        return Settings.from_dict(current_settings(data.get("settings", data) if isinstance(data, dict) else data))
+    if options.reference:
+        from vidseg_core.paper import reference_settings
+
+        return reference_settings(resolve(options.model))
+    return Settings()
+
+
+def _given(part: Any, **options: Any) -> Any:
+    return replace(part, **_known(**options))
+
+
+def _known(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}

@@ -86,22 +86,30 @@ class Complete:
 
 def default_folder(clip: str) -> Path:
     """Where a clip's result goes unless one says it: outputs/NAME-OF-CLIP, with a hash behind it if the result of another clip
-    of this name is there. A pattern has the name of the folder that it looks into."""
-    path = Path(clip).expanduser()
-    source = _resolved(clip)
-    pattern = glob.has_magic(clip) and not path.exists()
-    while pattern and glob.has_magic(str(path)):
-        path = path.parent
-    path = path if path.name not in ("", "..") else path.resolve()
-    name = (path.name if pattern or path.is_dir() else path.stem).lstrip(".") or "clip"
-    plain = Path("outputs", name)
-    own = plain.with_name(f"{name}-{hashlib.sha256(os.fsencode(source)).hexdigest()[:8]}")
+    of this name is there."""
+    plain = Path("outputs", result_name(clip))
+    own, source = Path("outputs", unique_name(clip)), _resolved(clip)
     taken = own.exists() or unfinished(own).exists() or any(_resolved(other) != source for other in _clips_in(plain))
     return own if taken else plain
 
 
+def result_name(clip: str) -> str:
+    """What a clip's result is called: like the clip. A pattern has the name of the folder that it looks into."""
+    path = Path(os.path.expanduser(clip))
+    pattern = glob.has_magic(clip) and not path.exists()
+    while pattern and glob.has_magic(str(path)):
+        path = path.parent
+    path = path if path.name not in ("", "..") else path.resolve()
+    return (path.name if pattern or path.is_dir() else path.stem).lstrip(".") or "clip"
+
+
+def unique_name(clip: str) -> str:
+    """The same with a hash of the clip's place behind it, so that no other clip has it."""
+    return f"{result_name(clip)}-{hashlib.sha256(os.fsencode(_resolved(clip))).hexdigest()[:8]}"
+
+
 def _resolved(clip: str) -> Path:
-    return Path(clip).expanduser().resolve()
+    return Path(os.path.expanduser(clip)).resolve()
 
 
 def _clips_in(folder: Path) -> list[str]:

@@ -19,7 +19,7 @@ from av.stream import Disposition
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from vidseg_core.common import InputError
+from vidseg_core.common import InputError, natural_order
 from vidseg_core.io.endings import is_cut
 from vidseg_core.io.orientation import is_transposed, upright, upright_size
 from vidseg_core.io.playback import IMAGE_FPS, Clock, remarks
@@ -89,7 +89,7 @@ def open_clip(source: str | Path, start: int = 0, stop: int | None = None, strid
     if start < 0 or stride < 1 or (stop is not None and stop < 0):
         raise InputError(f"Got start={start}, stop={stop}, stride={stride}. Expected start and stop from 0 and stride from 1.")
     path = Path(os.path.expanduser(source))
-    files = _image_files(path)
+    files = image_files(path)
     needed = stop if stop and stop > start else None
     video = None if files else _probe(path, needed)
     total = len(files) if video is None else len(video.clock.stamps)
@@ -110,7 +110,7 @@ def read_frames(source: str | Path, start: int = 0, stop: int | None = None, str
     return np.stack(list(open_clip(source, start, stop, stride)))
 
 
-def _image_files(path: Path) -> tuple[Path, ...]:
+def image_files(path: Path) -> tuple[Path, ...]:
     """The images that a folder, glob pattern or image file stands for, in natural order; () for any other file."""
     if path.is_file():
         return (path,) if path.suffix.lower() in IMAGE_SUFFIXES else ()
@@ -127,7 +127,7 @@ def _image_files(path: Path) -> tuple[Path, ...]:
         kinds = ", ".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
         raise InputError(f"{path} holds no images ({kinds}), {instead}. Name a folder of images, or a video file itself.")
     _refuse_pairs(path, files)
-    return tuple(sorted(files, key=lambda p: ([int(s) if s.isdecimal() else s for s in re.split(r"(\d+)", str(p))], str(p))))
+    return tuple(sorted(files, key=natural_order))
 
 
 def _refuse_pairs(source: Path, files: list[Path]) -> None:
