@@ -35,9 +35,9 @@ from vidseg_core.evaluation.scoring import given_mask
 from vidseg_core.evaluation.tally import Meter, Tally
 from vidseg_core.features import Features, frame_features
 from vidseg_core.io.files import replacing
-from vidseg_core.io.provenance import fingerprint
 from vidseg_core.io.results import write_json
 from vidseg_core.models.backbone import Backbone
+from vidseg_core.models.fingerprint import fingerprint
 from vidseg_core.pipeline import windows
 from vidseg_core.workbook.ablation import GROUPS
 

@@ -43,7 +43,7 @@ from tiny_training.targets import Targets
 from tiny_training.trainer import Run, Trainer, mean_with, progress, start
 
 from vidseg_core.common import InputError
-from vidseg_core.io.provenance import fingerprint
+from vidseg_core.models.fingerprint import fingerprint
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):

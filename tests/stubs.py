@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 import vidseg_core.evaluation.baselines
 import vidseg_core.evaluation.clips
-import vidseg_core.io.provenance
 import vidseg_core.io.results
+import vidseg_core.models.fingerprint
 import vidseg_core.models.loading
 import vidseg_core.pipeline
 import vidseg_core.scene
@@ -107,5 +107,5 @@ def install(replace=setattr):
     replace(vidseg_core.scene, "Scene", StubScene)
     replace(vidseg_core.evaluation.baselines, "METHODS", {**METHODS, "stub": StubMethod})
     replace(vidseg_core.evaluation.clips, "_method", lru_cache(maxsize=1)(vidseg_core.evaluation.clips._method.__wrapped__))
-    replace(vidseg_core.io.provenance, "fingerprint_parts", lambda backbone: "0123456789abcdef")
+    replace(vidseg_core.models.fingerprint, "fingerprint_parts", lambda backbone: "0123456789abcdef")
     replace(vidseg_core.io.results, "contact_sheet", lambda *_: Figure((1, 1)))

@@ -1,6 +1,7 @@
 """The four stages, window after window: the only place that runs all of it."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -16,7 +17,9 @@ from vidseg_core.context import Votes
 from vidseg_core.correspondence import refine
 from vidseg_core.features import Features, frame_features, working_images
 from vidseg_core.models.backbone import Backbone
-from vidseg_core.models.watch import Progress, Watch
+from vidseg_core.models.elsewhere import Errand, placed
+from vidseg_core.models.relay import Crew, Task, Window, relay
+from vidseg_core.models.watch import Progress, Watch, timed
 from vidseg_core.scene import Scene, check_masks, open_scene
 from vidseg_core.settings import Settings
 from vidseg_core.upsample import upsample
@@ -82,14 +85,17 @@ class VidSeg:
     """Segment clips with a backbone: `VidSeg(load_backbone("tiny"))(frames).labels`.
 
     Settings that are None are filled from the model's registry entry; `self.settings` is what is used. `extract`: another first
-    stage, from frames to `Features`, for comparisons. Raises InputError for settings that the model can't run.
+    stage, from frames to `Features`, for comparisons. `executor`: its workers do stages 1 and 4 of clips, of several windows at
+    a time; the results are the same. Raises InputError for settings that the model can't run.
     """
 
     def __init__(
-        self, backbone: Backbone, settings: Settings | None = None, extract: Callable[[np.ndarray], Features] | None = None
-    ):
-        self.backbone = backbone
+        self, backbone: Backbone, settings: Settings | None = None, extract: Callable[[np.ndarray], Features] | None = None,
+        executor: Executor | None = None,
+    ):  # fmt: skip
+        self.backbone, self.executor = backbone, executor
         self.settings = (settings or Settings()).resolve(backbone.model)
+        self.errand = partial(type(self), settings=self.settings, extract=extract)
         self.extract = extract or partial(frame_features, backbone, settings=self.settings)
         backbone.check(self.settings)
 
@@ -161,7 +167,12 @@ class VidSeg:
         """Stage 4: labels of pixels from the votes on cells."""
         return upsample(self.backbone, frames, votes, self.settings).cpu().numpy()
 
-    def _start(self, frames: Iterable, first_mask: Any, names: Any, scene: Scene | None, masks: Masks) -> "_Start":
+    def compute(self, stage: str, *arguments: Any) -> tuple[Any, float]:
+        """Stage 1 ("features" of frames) or 4 ("upsample" frames by votes), and its seconds."""
+        function = {"features": self.extract, "upsample": self.enlarge}[stage]
+        return timed(self.backbone, function, *(placed(given, self.backbone.device) for given in arguments))
+
+    def _start(self, frames: Iterable, first_mask: Any, names: Any, scene: Scene | None, masks: Masks) -> "_Stream":
         """Check what is given, the first window included."""
         groups = windows(frames, self.settings.window)
         first = next(groups, None)
@@ -174,30 +185,26 @@ class VidSeg:
         given = [*([] if first_mask is None else [(0, first_mask)]), *masks.items()]
         checked = check_masks(given, first.shape[1:3], self.settings, begin, count)
         names = None if names is None else dict(names if isinstance(names, Mapping) else enumerate(names))
-        return _Start(chain(iter([first]), groups), checked, names, scene)  # an iterator lets the first window go afterwards
+        return _Stream(chain(iter([first]), groups), checked, names, scene)  # an iterator lets the first window go afterwards
 
-    def _run(self, start: "_Start", progress: Progress | None, pixels: bool) -> Iterator[WindowResult]:
-        scene = start.scene
-        for frames in start.windows:
-            watch = Watch(self.backbone, progress, len(frames))
-            result = self._window(frames, scene, start, watch, pixels)
-            scene = result.scene
-            yield result
-            del frames, result  # or they stay in memory while the next window is made
-        if beyond := [n for n in start.masks if n >= scene.frames]:  # of an iterator, whose length was not known before
-            raise InputError(f"there is a mask of frame {beyond[0]}, but the clip has {scene.frames} frames, counted from 0")
+    def _run(self, stream: "_Stream", progress: Progress | None, pixels: bool) -> Iterator[WindowResult]:
+        crew = Crew(self.executor, self.compute, lambda: Errand.of(self.backbone, self.errand))
+        yield from relay(map(partial(self._window, stream, progress, pixels), stream.windows), crew)
+        if beyond := [n for n in stream.masks if n >= (count := stream.scene.frames)]:  # its length was not known before
+            raise InputError(f"there is a mask of frame {beyond[0]}, but the clip has {count} frames, counted from 0")
 
-    def _window(self, frames: Frames, scene: Scene | None, start: "_Start", watch: Watch, pixels: bool) -> WindowResult:
-        """The method, for one window."""
-        features = watch("features", self.extract, frames)
-        masks = start.masks
-        scene = scene or watch("context", open_scene, features, self.settings, masks.get(0), start.names, masks)
+    def _window(self, stream: "_Stream", progress: Progress | None, pixels: bool, frames: Frames) -> Window:
+        """The method, for one window. What it yields is done by any worker; between, windows follow one another."""
+        watch = Watch(self.backbone, progress, len(frames))
+        masks = stream.masks
+        features = yield Task(watch, "features", (frames,))
+        scene = stream.scene or watch("context", open_scene, features, self.settings, masks.get(0), stream.names, masks)
         scene = watch("context", scene.told, features, masks)
         coarse = watch("context", scene.predict, features)
         refined = watch("refine", refine, features, coarse, scene.overlap, self.settings.refine)
-        after = scene.after(features, coarse, refined)
+        stream.scene = after = scene.after(features, coarse, refined)
         before, votes = scene.named(coarse), scene.named(refined)
-        labels = watch("upsample", self.enlarge, frames, votes) if pixels else None
+        labels = (yield Task(watch, "upsample", (frames, votes))) if pixels else None
         return WindowResult(
             start=scene.frames, frames=frames, features=Features(features.context.cpu(), features.match.cpu()),
             coarse=before.labels.cpu().numpy(), refined=votes.labels.cpu().numpy(), confidence=votes.confidence.cpu().numpy(),
@@ -210,9 +217,9 @@ def _widen(shares: Shares, count: int) -> Float[np.ndarray, "n h w count"]:
     return np.pad(shares, [(0, 0)] * 3 + [(0, count - shares.shape[-1])])
 
 
-@dataclass(frozen=True)
-class _Start:
-    """What a stream begins with, checked."""
+@dataclass
+class _Stream:
+    """What a stream begins with, checked; `scene` becomes that behind the last window whose labels of cells are known."""
 
     windows: Iterator[np.ndarray]
     masks: dict[int, np.ndarray]

@@ -18,7 +18,7 @@ from tiny_training.settings import TrainSettings
 from tiny_training.trainer import Run, mean_with
 from vidseg_core.common import InputError
 from vidseg_core.io.files import replacing
-from vidseg_core.io.provenance import fingerprint
+from vidseg_core.models.fingerprint import fingerprint
 
 TERMS = ("denoising", "align", "relation", "border", "concept", "correspondence")
 COLUMNS = ("step", "images", "minutes", *TERMS, "learning_rate", "images_per_second")

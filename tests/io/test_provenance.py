@@ -9,7 +9,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from vidseg_core import load_backbone, open_clip
-from vidseg_core.io.provenance import clip_hash, differences, fingerprint, fingerprint_parts, mask_hash
+from vidseg_core.io.provenance import clip_hash, differences, mask_hash
+from vidseg_core.models.fingerprint import fingerprint, fingerprint_parts
 from vidseg_core.models.registry import data_folder
 
 

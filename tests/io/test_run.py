@@ -266,7 +266,7 @@ def test_another_run_is_not_gone_on_with(video, stopped, tmp_path, capsys, monke
     for expected, (clip, *more) in cases.items():
         said = refused(capsys, clip, stopped, "--resume", *more)
         assert expected in said and "without --resume to start anew" in said, said
-    monkeypatch.setattr("vidseg_core.io.provenance.fingerprint_parts", lambda backbone: "0123")
+    monkeypatch.setattr("vidseg_core.models.fingerprint.fingerprint_parts", lambda backbone: "0123")
     assert "has other weights." in refused(capsys, video, stopped, "--resume")
     assert state_of(stopped).read_bytes() == before
 

@@ -36,6 +36,9 @@ class Workers:
         return bool(self.count or self.scheduler)
 
 
+HERE = Workers()
+
+
 class ClusterExecutor(Executor):
     """A Dask client's executor. A task finds its worker checked (`check_versions`) and on a GPU of its own (`pick_device`)."""
 
@@ -60,7 +63,7 @@ class ClusterExecutor(Executor):
 @contextmanager
 def open_executor(workers: Workers) -> Iterator[ClusterExecutor]:
     """The executor of `workers`. A worker that dies is replaced, and its task done again; a local cluster ends with this
-    process, also if that is killed: its workers watch a pipe. The address of its dashboard is told on stderr.
+    process, also if that is killed: its workers watch a pipe. The address of the dashboard is told on stderr.
 
     Raises InputError if the cluster can't be reached or computes with other versions and, out of the block, if a task's workers
     keep dying or the cluster is lost.
@@ -70,8 +73,7 @@ def open_executor(workers: Workers) -> Iterator[ClusterExecutor]:
 
     logging.getLogger("distributed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", "Sending large graph")  # frames travel with their task; clips on disk do not
-    page = "localhost:0" if find_spec("bokeh") else None
-    how = {"threads_per_worker": 1, "dashboard_address": page, "silence_logs": logging.ERROR}
+    how = {"threads_per_worker": 1, "dashboard_address": "localhost:0", "silence_logs": logging.ERROR}
     cluster = workers.scheduler or LocalCluster(n_workers=workers.count, **how)
     try:
         client = Client(cluster, timeout="30s")
@@ -103,7 +105,7 @@ def pick_device(worker: Any, count: int) -> int | None:
 def _greet(client: "Client", workers: Workers) -> None:
     """Say where the dashboard is, and refuse workers with other versions; those that come later are checked by their tasks."""
     services = client.scheduler_info().get("services", {})
-    if services.get("dashboard"):
+    if services.get("dashboard") and (workers.scheduler or find_spec("bokeh")):  # without bokeh the page is empty
         print(f"dashboard: {client.dashboard_link}", file=sys.stderr)
     if not client.nthreads():
         print(f"{workers.scheduler} has no worker yet: waiting for the first (dask worker ADDRESS)", file=sys.stderr)

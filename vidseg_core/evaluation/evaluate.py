@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vidseg_core.cluster.door import Workers
+from vidseg_core.cluster.door import HERE, Workers
 from vidseg_core.common import InputError
 from vidseg_core.evaluation.clips import Plan, Store, refuse_other_weights
 from vidseg_core.evaluation.labelled import AnyClip, Dataset, LabelledArrays
@@ -28,7 +28,6 @@ from vidseg_core.settings import Settings
 
 Results = dict[str, dict[str, Any] | None]
 """What `evaluate_clip` gave, by the clip's name; None: not finished."""
-HERE = Workers()
 
 
 @dataclass(frozen=True)

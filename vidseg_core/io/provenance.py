@@ -6,17 +6,14 @@ A record is what `json.loads` gives: what is read back from a file is compared w
 import hashlib
 import json
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from vidseg_core.io.video import Clip
     from vidseg_core.models.backbone import Backbone
     from vidseg_core.settings import Settings
@@ -50,6 +47,8 @@ def run_record(backbone: "Backbone", settings: "Settings") -> dict[str, Any]:
     """All that decides what a pipeline makes of a clip: settings, model and weights, versions, device, precision, threads."""
     import torch
 
+    from vidseg_core.models.fingerprint import fingerprint_parts
+
     return {
         "settings": settings.to_dict(), "model": backbone.model.name, "device": str(backbone.device),
         "dtype": str(backbone.unet.dtype).removeprefix("torch."), "threads": torch.get_num_threads(),
@@ -68,6 +67,8 @@ def installed_version(package: str) -> str:
 
 def model_record(backbone: "Backbone") -> dict[str, str]:
     """A model as it computes here: weights, kind of device and precision; which of several GPUs it is plays no part."""
+    from vidseg_core.models.fingerprint import fingerprint_parts
+
     dtype = str(backbone.unet.dtype).removeprefix("torch.")
     return {"weights": fingerprint_parts(backbone), "device": backbone.device.type, "dtype": dtype}
 
@@ -84,38 +85,3 @@ def clip_hash(clip: "Clip") -> str:
 def mask_hash(mask: np.ndarray) -> str:
     """A hash of a label map's shape and values."""
     return hashlib.sha256(repr(mask.shape).encode() + mask.tobytes()).hexdigest()
-
-
-def fingerprint(network) -> str:
-    """Sixteen hex digits that change with the weights of a torch module: a hash of 64 numbers of each of its tensors."""
-    return _hash(network.state_dict().items())
-
-
-def fingerprint_parts(backbone: "Backbone") -> str:
-    """The same for all that a backbone computes with: UNet, codec, image encoder and, from its files, the text encoder."""
-    from vidseg_core.models.weights import on_disk, variant
-
-    codec, image = backbone.codec, getattr(backbone, "image_encoder", None)
-    tables = codec.vae.state_dict() if hasattr(codec, "vae") else {k: v for k, v in vars(codec).items() if hasattr(v, "dtype")}
-    hashes = [fingerprint(backbone.unet), _hash(tables.items()), *([fingerprint(image.network)] if image else [])]
-    folder, part = on_disk(backbone.model), "text_encoder"
-    if folder and (folder / part).is_dir():
-        half = variant(folder, part, backbone.unet.dtype.itemsize == 2) == "fp16"
-        files = (f for f in sorted((folder / part).glob("*.safetensors")) if (".fp16." in f.name) == half)
-        hashes += [_hash(_stored(path)) for path in files]
-    return hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
-
-
-def _hash(tensors: Iterable[tuple[str, "Tensor"]]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors, key=itemgetter(0)):
-        values = tensor.flatten()
-        digest.update(name.encode() + values[:: max(1, len(values) // 64)].float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _stored(path: Path) -> Iterator[tuple[str, "Tensor"]]:
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        yield from ((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118

@@ -8,7 +8,7 @@ made again. Overlay, table and sheet come from the masks at the end; then the fo
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vidseg_core.cluster.door import HERE, Workers, open_executor
 from vidseg_core.common import VOID, InputError
 from vidseg_core.io.files import UnfinishedFolder
 from vidseg_core.io.frames import TABLE, frame_table, mask_names
@@ -51,8 +52,9 @@ def say(line: str) -> None:
 @dataclass(frozen=True)
 class Job:
     """What is to be segmented and how. `model`, `device`, `dtype` and `offload` are those of `load_backbone`, `masks` and
-    `names` those of `VidSeg`; `words` is how the input was named, for the record only. `threads`: how many torch computes with
-    (None: its own choice); a run that goes on has those that it began with. `tell` takes remarks on the way."""
+    `names` those of `VidSeg`; `words` is how the input was named, for the record only. `threads`: how many torch computes with,
+    in each process (None: its own choice); a run that goes on has those that it began with. `tell` takes remarks on the way.
+    `workers` share the windows of this clip."""
 
     clip: Clip
     settings: Settings
@@ -65,6 +67,7 @@ class Job:
     words: dict[str, Any] = field(default_factory=dict)
     threads: int | None = None
     tell: Callable[[str], None] = say
+    workers: Workers = HERE
 
     def request(self) -> dict[str, Any]:
         """What decides the masks, as far as it is known before the model is loaded, ready for JSON."""
@@ -128,7 +131,8 @@ def run_job(job: Job, folder: UnfinishedFolder, resume: bool, bars: Bars) -> Run
             begun = replace(begun, record={"input": job.words, "masks": _kind_of_names(job.clip), **record})
         try:
             with bars(job.clip.num_frames, begun.frames) as tick:
-                done = _segment(job, vidseg, folder, begun, tick)
+                with open_executor(job.workers) if job.workers else nullcontext() as vidseg.executor:
+                    done = _segment(job, vidseg, folder, begun, tick)
                 _write_rest(job, folder, done, tick)
             folder.publish()
         except (KeyboardInterrupt, InputError, OSError) as stop:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from vidseg_core.common import InputError
 from vidseg_core.models import hooks
 from vidseg_core.models.codec import Codec
+from vidseg_core.models.elsewhere import Recipe
 from vidseg_core.models.memory import Pieces
 from vidseg_core.models.registry import Model
 from vidseg_core.settings import ConditionSettings, Settings
@@ -44,6 +45,8 @@ class Backbone:
 
     coupled = False
     """Whether the frames of a pass see each other, so that a pass has to hold whole windows."""
+    recipe: Recipe | None = None
+    """How another process makes the same; `load_backbone` says it."""
 
     def __init__(
         self, model: Model, unet: nn.Module, codec: Codec, scheduler: dict, prompt: Callable[[str], Float[Tensor, "1 n d"]],

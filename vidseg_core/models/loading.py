@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from vidseg_core.common import InputError
 from vidseg_core.models.backbone import Backbone
 from vidseg_core.models.codec import AutoencoderCodec, BlockDCT, Codec
+from vidseg_core.models.elsewhere import Recipe
 from vidseg_core.models.memory import out_of_memory
-from vidseg_core.models.registry import Model
+from vidseg_core.models.registry import MODELS, Model
 from vidseg_core.models.video_backbone import ImageEncoder, VideoBackbone, quiet
 from vidseg_core.models.weights import STEMS, files, locate, resolve, variant
 
@@ -41,7 +42,9 @@ def load_backbone(
     if not offload:
         check_memory(folder, model, where, dtype)
     try:
-        return _Parts(folder, where, dtype, offload).backbone(model)
+        backbone = _Parts(folder, where, dtype, offload).backbone(model)
+        backbone.recipe = _recipe(str(name_or_path), where, dtype, offload)
+        return backbone
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -54,6 +57,12 @@ def load_backbone(
         raise InputError(
             f"{where} has too little memory for {model.name}: take --offload, --dtype float16 or 'tiny'"
         ) from error
+
+
+def _recipe(name: str, device: torch.device, dtype: torch.dtype, offload: bool) -> Recipe:
+    """For any directory of work; the number of the device is for each process to know."""
+    source = str(Path(name).resolve()) if name not in MODELS and Path(name).is_dir() else name
+    return Recipe(load_backbone, (source, device.type, str(dtype).removeprefix("torch."), offload))
 
 
 UNSUPPORTED = {"class_embed_type": (None,), "num_class_embeds": (None,), "addition_embed_type": (None, "text"),

@@ -19,12 +19,22 @@ class Watch:
 
     def __call__(self, stage: str, function: Callable, *arguments: Any) -> Any:
         """`function(*arguments)`, which is this stage or a part of it."""
-        self.backbone.synchronize()
-        started = time.perf_counter()
-        with memory_checked():
-            result = function(*arguments)
-        self.backbone.synchronize()
+        result, seconds = timed(self.backbone, function, *arguments)
+        self.passed(stage, seconds)
+        return result
+
+    def passed(self, stage: str, seconds: float) -> None:
+        """This stage, or a part of it, has taken so long, here or elsewhere."""
         if self.progress and stage not in self.seconds:
             self.progress(stage, self.frames)
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
-        return result
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+
+def timed(backbone: Backbone, function: Callable, *arguments: Any) -> tuple[Any, float]:
+    """`function(*arguments)` and its seconds on the backbone's device; InputError, with what to do, if memory runs out."""
+    backbone.synchronize()
+    started = time.perf_counter()
+    with memory_checked():
+        result = function(*arguments)
+    backbone.synchronize()
+    return result, time.perf_counter() - started
