@@ -2,9 +2,11 @@
 
 A click or a drag in the browser and `explorer.frame.value = 3` in a cell do the same, so a notebook can assert on what is
 shown. The picture is ipywidgets' own image, which JupyterLab, VS Code, Colab and Voila all show; clicks on it come from a
-small listener beside it (anywidget). Where that does not load, the sliders still reach every point.
+small listener beside it (anywidget). Where that does not load, the sliders still reach every point. In the book, which has no
+kernel, an explorer is an album of pictures (`album`).
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +25,9 @@ from vidseg_core.common import InputError
 from vidseg_core.context import Votes
 from vidseg_core.io.overlay import blend, png, video_bytes
 from vidseg_core.pipeline import Segmentation, VidSeg
+from vidseg_core.workbook.album import page
 from vidseg_core.workbook.figures import compare
+from vidseg_core.workbook.states import Grid
 
 Drawn = tuple[Figure, dict[str, Any]]
 OnClick = Callable[[str, float, float], dict[str, Any]]
@@ -43,11 +47,20 @@ class Explorer(ipywidgets.VBox):
     `draw` takes the controls' values by name and returns a figure and a dict of what it shows; each control is an attribute
     by its name, `shown` is that dict, `picture` the image widget, `seconds` what the last drawing took. While it is drawn, a
     line says so, and after half a second the old picture fades. An `InputError` appears as a line of text.
+
+    `states` says which pictures the book has: `{"frame": (0, 5, 9), "k": (1, 4)}` means each of these frames with each of these
+    k, and a list of such grids means all of theirs, 60 pictures at most. Without it, `states.default_states` chooses.
     """
 
-    def __init__(self, draw: Callable[..., Drawn], on_click: OnClick | None = None, **controls: ipywidgets.Widget):
-        self.draw, self.on_click, self.controls, self.shown = draw, on_click, controls, {}
-        self.seconds, self._panels, self._held = 0.0, {}, False
+    def __init__(
+        self,
+        draw: Callable[..., Drawn],
+        on_click: OnClick | None = None,
+        states: Grid | Sequence[Grid] | None = None,
+        **controls: ipywidgets.Widget,
+    ):
+        self.draw, self.on_click, self.states, self.controls = draw, on_click, states, controls
+        self.shown, self.seconds, self.panels, self._held = {}, 0.0, {}, False
         self.picture, self.status = ipywidgets.Image(format="png", layout={"align_self": "flex-start"}), ipywidgets.Label()
         self.picture.add_class("vidseg-picture")
         for name, control in controls.items():
@@ -77,8 +90,12 @@ class Explorer(ipywidgets.VBox):
         if self.on_click is not None and (values := self.on_click(panel, x, y)):
             self.set(**values)
 
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        """The widget; while the book is built, a page's worth of pictures."""
+        return {"text/html": page(self)} if os.environ.get("VIDSEG_BOOK") == "1" else super()._repr_mimebundle_(**kwargs)
+
     def _clicked(self, x: float, y: float) -> None:
-        for panel, (box, to_data) in self._panels.items():
+        for panel, (box, to_data) in self.panels.items():
             if box.contains(x, 1 - y):
                 self.click(panel, *to_data.transform((x, 1 - y)))
                 return
@@ -99,7 +116,7 @@ class Explorer(ipywidgets.VBox):
         try:
             figure, self.shown = self.draw(**{name: control.value for name, control in self.controls.items()})
             self.picture.value = png(figure)
-            self._panels = _clickable(figure)
+            self.panels = _clickable(figure)
             self.status.value = ""
         except InputError as error:
             self.status.value = str(error)
