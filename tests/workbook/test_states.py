@@ -27,7 +27,7 @@ def test_every_kind_of_control_says_what_it_can_take():
 def test_a_value_has_a_place():
     assert Choice.of(slider("k", 3, 2, 5)).place(4) == 2 and Choice.of(slider("k", 3, 2, 5)).place(99) == 3
     assert Choice.of(share("s", 0.5)).place(0.3) == 6, "0.3 is not quite 6 * 0.05"
-    with pytest.raises(InputError, match="'m' has no value 'c'. Expected one of a, b"):
+    with pytest.raises(InputError, match=r"'m' has no value 'c'\. Expected one of a, b"):
         Choice.of(choice("m", "a", ["a", "b"])).place("c")
 
 
@@ -40,9 +40,9 @@ def test_declared_grids_are_products_around_the_present_state():
 
 def test_wrong_declarations_are_refused():
     found = choices(k=slider("k", 3, 0, 99))
-    with pytest.raises(InputError, match="no control 'q' to draw states of. Expected k"):
+    with pytest.raises(InputError, match=r"no control 'q' to draw states of\. Expected k"):
         declared_states({"q": (1,)}, found, (3,))
-    with pytest.raises(InputError, match="61 states are declared. A page takes at most 60"):
+    with pytest.raises(InputError, match=r"61 states are declared\. A page takes at most 60"):
         declared_states({"k": range(61)}, found, (3,))
 
 
@@ -63,7 +63,10 @@ def test_many_controls_are_moved_one_at_a_time():
 
 def test_what_a_click_sets_is_combined_and_the_rest_moves_alone():
     found = choices(
-        row=slider("row", 15, 0, 29), column=slider("column", 20, 0, 39), frame=slider("of", 0, 0, 4), block=choice("b", 0, [0, 1])
+        row=slider("row", 15, 0, 29),
+        column=slider("column", 20, 0, 39),
+        frame=slider("of", 0, 0, 4),
+        block=choice("b", 0, [0, 1]),
     )
     states = default_states(found, (15, 20, 0, 0), ["row", "column", "frame"])
     points = {s[:2] for s in states}
