@@ -5,7 +5,8 @@
 # make test-full   Stable Diffusion and Stable Video Diffusion at full size with random weights: 12 GB of memory, some minutes
 # make bench       the paper's schedule against the default: compute, time, memory; seconds of each stage
 # make gpu-check MODEL=sd21-base [VSPW=folder]   download a model, run the sample clips, write a report
-# make test-browser   the workbook in a real JupyterLab (needs chromium or chrome)
+# make book        run all notebooks and build them, docs/ and the reference as a site: outputs/book/index.html
+# make test-browser   the workbook in a real JupyterLab, and the book (needs chromium or chrome)
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
@@ -17,9 +18,9 @@ SPREAD = -n $(JOBS) --dist loadfile
 # Beside another process, threads that spin while they wait make K-means ten times slower.
 export OMP_WAIT_POLICY := PASSIVE
 # The tests spread over processes, not over threads.
-unit notebooks test-training test-browser: export OMP_NUM_THREADS := 1
+unit notebooks book test-training test-browser: export OMP_NUM_THREADS := 1
 
-.PHONY: install demo figures lab test test-training test-full test-browser bench gpu-check unit notebooks pair sync lint format clean browser
+.PHONY: install demo figures lab test test-training test-full test-browser bench book gpu-check unit notebooks pair sync lint format clean browser
 MODEL ?= sd21-base
 .DEFAULT_GOAL := test
 
@@ -62,6 +63,13 @@ browser: install
 	  echo "No chromium found. Debian, Ubuntu: apt-get install chromium. Elsewhere: any Chrome on the PATH."; exit 1; }
 	@$(BIN)/python -c "import playwright" 2>/dev/null || \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[browser]"
+
+# Results of notebooks are kept in outputs/book-cache, and used again until the notebook, the package or its data change.
+book: install
+	@$(BIN)/python -c "import sphinx_book_theme, myst_nb" 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[book]"
+	$(BIN)/python -m sphinx -W --keep-going -b html -c docs -d outputs/book-doctrees . outputs/book
+	@echo "Open outputs/book/index.html in a browser."
 
 # Without nbval, which loads much of Jupyter in each process; the slowest files first (tests/conftest.py), not those with most tests.
 unit: install

@@ -1,0 +1,118 @@
+"""What Sphinx and myst-nb need to be told for this book: a small extension of theirs, loaded by conf.py."""
+
+import hashlib
+import importlib
+import json
+import os
+import pkgutil
+import re
+import shutil
+from pathlib import Path
+
+import nbclient
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.application import Sphinx
+
+ROOT = Path(__file__).parents[1]
+CACHES = ROOT / "outputs" / "book-cache"
+DEPENDS_ON = ("vidseg_core", "data", "constraints.txt")
+MODULES = re.compile(r"^<!-- modules of ([\w.]+) -->$", re.MULTILINE)
+TABLES = re.compile(r"^<!-- settings -->$", re.MULTILINE)
+
+
+def cache_folder() -> Path:
+    """Where results of notebooks are kept while nothing that they depend on changes; those of other states are removed."""
+    digest = hashlib.sha256()
+    for name in DEPENDS_ON:
+        for path in sorted(p for p in [ROOT / name, *(ROOT / name).rglob("*")] if p.is_file() and p.suffix != ".pyc"):
+            digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    folder = CACHES / digest.hexdigest()[:16]
+    for other in CACHES.glob("*"):
+        if other != folder:
+            shutil.rmtree(other)
+    return folder
+
+
+def prepare(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Hide the cells tagged `test` of a notebook; put modules and tables in the place of a page's marks for them."""
+    if app.env.doc2path(docname).suffix == ".ipynb":
+        source[0] = without_tests(source[0])
+    elif docname.startswith("benchmarks/") and not source[0].startswith("#"):
+        source[0] = f"# {docname}\n\n{source[0]}"  # tables that a benchmark wrote, without a title
+    else:
+        source[0] = MODULES.sub(lambda found: modules(found[1]), source[0])
+        source[0] = TABLES.sub(lambda _: tables(), source[0])
+        source[0] = source[0].replace("OWNER/REPO", os.environ.get("GITHUB_REPOSITORY", "OWNER/REPO"))
+
+
+def without_tests(notebook: str) -> str:
+    """A notebook's JSON with the tag `remove-cell` on each cell that has the tag `test`."""
+    content = json.loads(notebook)
+    for cell in content["cells"]:
+        tags = cell["metadata"].get("tags", [])
+        cell["metadata"]["tags"] = tags + ["remove-cell"] * ("test" in tags)
+    return json.dumps(content)
+
+
+def modules(package: str) -> str:
+    """A section for each module of a package, with the documentation of its members."""
+    found = pkgutil.iter_modules(importlib.import_module(package).__path__)
+    names = [f"{package}.{module.name}" for module in found if not module.ispkg and module.name != "__main__"]
+    return "\n".join(f"## {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n```\n" for name in names)
+
+
+def tables() -> str:
+    """A section for each dataclass of settings: its fields, their defaults and the reasons."""
+    from vidseg_core.settings import STAGES, Settings
+    from vidseg_core.workbook.tables import settings_table
+
+    kinds = {"Settings": Settings} | {kind.__name__: kind for kind in STAGES.values()}
+    return "\n\n".join(f"## {name}\n\n{kind.__doc__}\n\n{settings_table(kind).data}" for name, kind in kinds.items())
+
+
+def markdown_docstring(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """Docstrings are plain text with code in backticks: as reST, code gets double ones, and nothing else has a meaning."""
+    lines[:] = rest("\n".join(lines)).split("\n")
+
+
+def rest(text: str) -> str:
+    """Text with code in single backticks as reST."""
+    parts = re.split(r"(`[^`]+`)", text)
+    return "".join(f"`{part}`" if part.startswith("`") else re.sub(r"([\\*_|`])", r"\\\1", part) for part in parts)
+
+
+def skip_member(app: Sphinx, what: str, name: str, thing: object, skip: bool, options: object) -> bool | None:
+    """What a base class of another package has put into ours stays out."""
+    return True if not str(getattr(thing, "__module__", "vidseg_core")).startswith("vidseg_core") else None
+
+
+def inline_math(writer: nodes.NodeVisitor, node: nodes.math) -> None:
+    """A formula within a line as MathML, which browsers show without a script."""
+    writer.body.append(tex2mathml(node.astext(), as_block=False))
+    raise nodes.SkipNode
+
+
+def block_math(writer: nodes.NodeVisitor, node: nodes.math_block) -> None:
+    """A formula of its own as MathML."""
+    writer.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
+    raise nodes.SkipNode
+
+
+def keep_remote_pictures_out(app: Sphinx, doctree: nodes.document) -> None:
+    """A picture from elsewhere (a badge) becomes its text: the book's pages ask for nothing outside their folder."""
+    for picture in [*doctree.findall(nodes.image)]:
+        if "://" in picture["uri"]:
+            picture.replace_self(nodes.Text(picture.get("alt", "")))
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Called by Sphinx."""
+    # What widgets hold in the end would be written into every page. myst-nb has no setting for it.
+    nbclient.NotebookClient.store_widget_state.default_value = False
+    app.add_html_math_renderer("mathml", (inline_math, None), (block_math, None))
+    app.connect("source-read", prepare)
+    app.connect("autodoc-process-docstring", markdown_docstring)
+    app.connect("autodoc-skip-member", skip_member)
+    app.connect("doctree-read", keep_remote_pictures_out)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
