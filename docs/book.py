@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import inspect
 import json
 import os
 import pkgutil
@@ -11,9 +12,12 @@ from pathlib import Path
 
 import nbclient
 from docutils import nodes
+from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
+from sphinx.util import logging
 
+LOGGER = logging.getLogger(__name__)
 ROOT = Path(__file__).parents[1]
 CACHES = ROOT / "outputs" / "book-cache"
 DEPENDS_ON = ("vidseg_core", "data", "constraints.txt")
@@ -68,7 +72,7 @@ def tables() -> str:
     from vidseg_core.workbook.tables import settings_table
 
     kinds = {"Settings": Settings} | {kind.__name__: kind for kind in STAGES.values()}
-    return "\n\n".join(f"## {name}\n\n{kind.__doc__}\n\n{settings_table(kind).data}" for name, kind in kinds.items())
+    return "\n\n".join(f"## {name}\n\n{inspect.getdoc(kind)}\n\n{settings_table(kind).data}" for name, kind in kinds.items())
 
 
 def markdown_docstring(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
@@ -89,14 +93,23 @@ def skip_member(app: Sphinx, what: str, name: str, thing: object, skip: bool, op
 
 def inline_math(writer: nodes.NodeVisitor, node: nodes.math) -> None:
     """A formula within a line as MathML, which browsers show without a script."""
-    writer.body.append(tex2mathml(node.astext(), as_block=False))
+    writer.body.append(mathml(node, as_block=False))
     raise nodes.SkipNode
 
 
 def block_math(writer: nodes.NodeVisitor, node: nodes.math_block) -> None:
     """A formula of its own as MathML."""
-    writer.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
+    writer.body.append(f'<div class="math">{mathml(node, as_block=True)}</div>')
     raise nodes.SkipNode
+
+
+def mathml(node: nodes.Element, as_block: bool) -> str:
+    """A formula of TeX; one that docutils does not understand is a warning, and so an error of the build."""
+    try:
+        return tex2mathml(node.astext(), as_block=as_block)
+    except MathError as error:
+        LOGGER.warning("formula %s: %s", node.astext(), error, location=node)
+        return ""
 
 
 def keep_remote_pictures_out(app: Sphinx, doctree: nodes.document) -> None:

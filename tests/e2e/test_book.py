@@ -1,15 +1,18 @@
 """The built book in a real browser: its pages ask for nothing from elsewhere, and explorers move without a kernel."""
 
+import importlib.util
+import json
 import re
 
 import pytest
 
 from e2e.book import WHOLE, build_small_book, serving
-from e2e.lab import running_browser
+from e2e.lab import ROOT, running_browser
 
 pytestmark = pytest.mark.browser
 
 MEGABYTES = 3
+API = ("method", "models", "io", "evaluation", "workbook")
 
 
 @pytest.fixture(scope="module")
@@ -165,3 +168,51 @@ def test_every_explorer_of_the_book_moves_by_key(browser, whole):
             still += [f"{name}: {before[:40]}"] * (shown(album)[1] == before)
         page.close()
     assert still == [] and albums >= 10
+
+
+# ---- the extension
+
+
+@pytest.fixture(scope="module")
+def extension():
+    spec = importlib.util.spec_from_file_location("book_extension", ROOT / "docs" / "book.py")
+    spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
+    return module
+
+
+def test_kept_results_go_when_the_package_changes(extension, tmp_path, monkeypatch):
+    monkeypatch.setattr(extension, "ROOT", tmp_path)
+    monkeypatch.setattr(extension, "CACHES", tmp_path / "caches")
+    (tmp_path / "vidseg_core").mkdir()
+    source = tmp_path / "vidseg_core" / "a.py"
+    source.write_text("x = 1")
+    (first := extension.cache_folder()).mkdir(parents=True)
+    assert extension.cache_folder() == first and first.is_dir()
+    source.write_text("x = 2")
+    assert extension.cache_folder() != first and not first.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "rest"),
+    [
+        ("votes [f, h, w, K] of `scene`", "votes [f, h, w, K] of ``scene``"),
+        ("a * b, **how, |x|, name_", r"a \* b, \*\*how, \|x\|, name\_"),
+        ("`a_b * c` _d", r"``a_b * c`` \_d"),
+    ],
+)
+def test_docstrings_are_plain_text_with_code(extension, text, rest):
+    assert extension.rest(text) == rest
+
+
+def test_cells_for_ci_are_removed(extension):
+    cells = [{"metadata": {"tags": ["test"]}}, {"metadata": {}}, {"metadata": {"tags": ["slow"]}}]
+    tags = [cell["metadata"]["tags"] for cell in json.loads(extension.without_tests(json.dumps({"cells": cells})))["cells"]]
+    assert tags == [["test", "remove-cell"], [], ["slow"]]
+
+
+def test_every_module_has_its_section(extension):
+    text = "\n".join((ROOT / "docs" / "api" / f"{name}.md").read_text(encoding="utf-8") for name in API)
+    named = set(re.findall(r"automodule:: (\S+)", extension.MODULES.sub(lambda found: extension.modules(found[1]), text)))
+    package = ROOT / "vidseg_core"
+    there = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in package.rglob("[a-z]*.py")}
+    assert named == there and "vidseg_core.io.video" in named
