@@ -77,11 +77,12 @@ def counted(num_masks: int = 20) -> None:
         replayed = operations(lambda: backbone.denoise(x, settings.timestep))
     steps, colours = paper.steps - paper.start_step, colours_per_frame(num_masks, UpsampleSettings().separation)
     calls = (1 + 2 * num_masks) * steps
+    signs = 1 if UpsampleSettings().difference == "one-sided" else 2
     rows = {
         "the paper's schedule": (2 * calls * whole, (1 + 2 * num_masks) * decode + encode),
         "the same without guidance": (calls * whole, (1 + 2 * num_masks) * decode + encode),
-        "default, mask by mask": (2 * whole + 2 * num_masks * replayed, 2 * num_masks * decode + 2 * encode),
-        f"default, {colours:.1f} colours": (2 * whole + 2 * colours * replayed, 2 * colours * decode + 2 * encode),
+        "default, mask by mask": (2 * whole + signs * num_masks * replayed, 2 * num_masks * decode + 2 * encode),
+        f"default, {colours:.1f} colours": (2 * whole + signs * colours * replayed, 2 * colours * decode + 2 * encode),
     }
     base = rows["the paper's schedule"]
     print(
