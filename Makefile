@@ -40,13 +40,14 @@ demo: install
 	$(BIN)/jupyter execute notebooks/00_overview.ipynb --output=../outputs/00_overview.ipynb
 	@echo "Look at outputs/cup/overlay.mp4 (video), contact_sheet.png and segments.csv beside it, and outputs/00_overview.ipynb."
 
-# The README's pictures; those of the workbook are taken in a real JupyterLab.
+# The pictures of README and docs; those of the workbook are taken in a real JupyterLab.
 figures: browser
 	$(call SEGMENT,cup)
 	$(call SEGMENT,box)
 	mkdir -p docs
 	cp outputs/cup/contact_sheet.png docs/cup.png
 	cp outputs/box/contact_sheet.png docs/box.png
+	$(BIN)/python scripts/animate_overlay.py data/clips/cup.mp4 outputs/cup/overlay.mp4 docs/cup.webp
 	$(BIN)/python scripts/workbook_pictures.py docs
 
 lab: install

@@ -1,4 +1,4 @@
-"""The README's pictures of the workbook, taken in a real JupyterLab (needs chromium; `make figures` runs it).
+"""Pictures of the workbook for docs/, taken in a real JupyterLab (needs chromium; `make figures` runs it).
 
 python scripts/workbook_pictures.py FOLDER
 """
