@@ -1,4 +1,4 @@
-"""The README's tables: VidSeg after each stage, and the baselines, on the clips that come along and on CamVid and DAVIS.
+"""The tables of docs/results.md: VidSeg after each stage, and the baselines, on the sample clips, CamVid and DAVIS.
 
     python benchmarks/accuracy.py                                       the clips that come along
     python benchmarks/accuracy.py --camvid DIR --davis DIR              and real data, one first mask for a whole clip

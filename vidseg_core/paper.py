@@ -1,7 +1,7 @@
 """The paper's code as it runs (QianWangX/VidSeg_diffusion), quirks included, in functions with the stages' own signatures.
 
-Nothing here is what we would do: the README's table of differences has the reason for each quirk. Only the settings' three
-switches lead here: `features.schedule`, `refine.method` and `upsample.strategy`, and what `reference_settings` sets besides.
+Nothing here is what we would do: `docs/differences.md` lists the quirks. Only the settings' three switches lead here:
+`features.schedule`, `refine.method` and `upsample.strategy`, and what `reference_settings` sets besides.
 """
 
 import io

@@ -1,8 +1,8 @@
 """Every hyperparameter of the method: one frozen dataclass a stage, a reason for each default.
 
 A field left `None` differs by model and is filled from the model's registry entry by `Settings.resolve`. What was used is
-thus always a complete, printable, JSON-able record. FIELD numbers in comments are those of the paper's code
-(QianWangX/VidSeg_diffusion), as summarised in the README under "What the reference does"; `paper` has their quirks.
+thus always a complete, printable, JSON-able record. "Paper:" stands for the paper's code (QianWangX/VidSeg_diffusion), which
+`docs/differences.md` compares with the defaults; `paper` has its quirks.
 """
 
 import dataclasses

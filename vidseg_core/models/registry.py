@@ -1,7 +1,7 @@
 """The models we know, and what differs between them.
 
-What the paper's code does with each is in the README ("What the reference does"); blocks are named as diffusers names them:
-output block 3 a + b of the original checkpoints is `up_blocks[a].attentions[b]`.
+`docs/differences.md` says what the paper's code does with them. Blocks have diffusers' names: output block 3 a + b of the
+original checkpoints is `up_blocks[a].attentions[b]`.
 """
 
 import json

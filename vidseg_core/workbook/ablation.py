@@ -56,7 +56,7 @@ def availability(tables: Mapping[str, object]) -> str:
     missing = [name for name in ("camvid", "davis") if name not in tables]
     if not missing:
         return "The ablation has been measured on camvid and davis."
-    return f"benchmarks/results has no ablation of {' and '.join(missing)}: `{COMMAND}` makes it (README, 'Evaluate')."
+    return f"benchmarks/results has no ablation of {' and '.join(missing)}: `{COMMAND}` makes it (docs/evaluation.md)."
 
 
 def show_gains(tables: Mapping[str, Sequence[Mapping[str, str | float]]], metric: str, otherwise: str) -> Figure:
