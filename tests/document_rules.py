@@ -3,17 +3,20 @@
 import ast
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 FOLDERS = ("vidseg_core", "tests", "notebooks", "docs", "data", "benchmarks", "scripts", ".ci", ".github")
 """What is ours: a path that begins otherwise (`outputs/cup`) is no part of the project."""
 
-DOCUMENTS = ("README.md", "docs/**/*.md", "data/**/*.md", "notebooks/*.ipynb")
+DOCUMENTS = ("*.md", "docs/**/*.md", "data/**/*.md", "notebooks/*.ipynb")
 SOURCES = (".py", ".ipynb")
 PLACEHOLDER = re.compile(r"\b(NAME|FOLDER|DIR|N+)\b")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"```.*?```|`[^`\n]+`|^ {4}[^\n]*$", re.DOTALL | re.MULTILINE)
+COMMAND = re.compile(r"^[ `]*(?:python -m vidseg_core|vidseg) (?=[a-z-])([^`\n]+)", re.MULTILINE)
+"""What stands behind the command's name, on one line."""
 
 
 def text_of(path: Path) -> str:
@@ -61,6 +64,31 @@ def missing_paths(folder: Path) -> list[str]:
         links = [link.split("#")[0] for link in LINK.findall(text) if not re.match(r"\w+:|#", link)]
         found += [f"{where}: {link}" for link in links if not (document.parent / link).exists()]
     return found
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ +(.+?) *$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def missing_anchors(folder: Path) -> list[str]:
+    """A line for each link to a heading that its page, or the document itself, does not have."""
+    found = []
+    for document, text in documents(folder):
+        for link in LINK.findall(text):
+            path, _, anchor = link.partition("#")
+            page = document.parent / path if path else document
+            if anchor and not re.match(r"\w+:", link) and page.is_file() and anchor not in anchors(text_of(page)):
+                found.append(f"{document.relative_to(folder)}: {link}")
+    return found
+
+
+def commands(text: str) -> list[list[str]]:
+    """The arguments of every `python -m vidseg_core` or `vidseg` in code, with numbers where the text has N or K."""
+    joined = re.sub(r" *\\\n *", " ", text)
+    found = [words for code in CODE.findall(joined) for words in COMMAND.findall(code)]
+    return [shlex.split(re.sub(r"\b[NK]\b", "2", words), comments=True) for words in found]
 
 
 def missing_notebooks(folder: Path) -> list[str]:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from document_rules import missing_names, missing_notebooks, missing_paths, missing_targets
+from document_rules import missing_anchors, missing_names, missing_notebooks, missing_paths, missing_targets
 from source_rules import imports_upwards, text_without_encoding, too_large
 
 ROOT = Path(__file__).parents[1]
@@ -151,7 +151,10 @@ def test_text_in_another_encoding_is_found(tmp_path, statement, seen):
 # ---- what the text names
 
 
-@pytest.mark.parametrize("rule", [missing_paths, missing_notebooks, missing_targets, missing_names])
+RULES = (missing_paths, missing_anchors, missing_notebooks, missing_targets, missing_names)
+
+
+@pytest.mark.parametrize("rule", RULES)
 def test_what_the_text_names_exists(rule):
     assert rule(ROOT) == []
 
@@ -165,6 +168,7 @@ def project(tmp_path):
     for name in ("data/clips/cup.mp4", "data/README.md", "docs/page.md", "outputs/x.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
+    (tmp_path / "docs" / "page.md").write_text("# A page\n\n## Part\n")
     (tmp_path / "Makefile").write_text("test: unit\nunit:\n\tpytest\n")
     return tmp_path
 
@@ -176,7 +180,8 @@ def project(tmp_path):
             "README.md",
             "`vidseg_core/io/video.py` `video.py`, `data/clips/*.mp4`; `data/clips/NAME.mp4` `cat data/clips/cup.mp4`",
         ),
-        ("README.md", "[a](docs/page.md) ![b](data/clips/cup.mp4) [c](docs/page.md#part) [d](https://x.org/a.py) [e](#part)"),
+        ("README.md", "[a](docs/page.md) ![b](data/clips/cup.mp4) [c](docs/page.md#part) [d](https://x.org/a.py#b)"),
+        ("README.md", "## What `x` is, and why\n\n[a](#what-x-is-and-why)"),
         ("README.md", "`outputs/cup` `masks/00000.png` `results.md` `and/or` `/etc/passwd` `x.y`\n\n    run outputs/b 1/2"),
         ("README.md", "`00_overview` `make test`\n\n    make unit  # or make none\n\nmake it so"),
         ("README.md", "vidseg_core.io vidseg_core.io.video.LIMIT `vidseg_core.io.video.Clip.fps`. vidseg_core.Clip.frames()"),
@@ -185,7 +190,7 @@ def project(tmp_path):
 )
 def test_what_exists_is_not_found_missing(project, name, text):
     (project / name).write_text(text)
-    assert [line for rule in (missing_paths, missing_notebooks, missing_targets, missing_names) for line in rule(project)] == []
+    assert [line for rule in RULES for line in rule(project)] == []
 
 
 @pytest.mark.parametrize(
@@ -199,6 +204,8 @@ def test_what_exists_is_not_found_missing(project, name, text):
         (missing_paths, "README.md", "![a](docs/none.png)", "docs/none.png"),
         (missing_paths, "docs/page.md", "[a](data/README.md)", "data/README.md"),
         (missing_paths, "data/README.md", "`clips/box.mp4`", "clips/box.mp4"),
+        (missing_anchors, "README.md", "[a](docs/page.md#none)", "docs/page.md#none"),
+        (missing_anchors, "docs/page.md", "# A page\n\n[a](#none)", "#none"),
         (missing_notebooks, "README.md", "`07_none`", "07_none"),
         (missing_targets, "README.md", "`make tset`", "make tset"),
         (missing_targets, "README.md", "    make lab", "make lab"),

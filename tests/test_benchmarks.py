@@ -1,4 +1,4 @@
-"""What the README's figures come from still runs; the figures themselves are made by hand, on an idle machine."""
+"""What the figures in README and docs come from still runs; the figures themselves are made by hand, on an idle machine."""
 
 import importlib
 import json
