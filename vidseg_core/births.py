@@ -1,5 +1,5 @@
-"""Stage 2, later: what enters the clip and resembles nothing that is remembered founds a segment of its own, where there is no
-mask; and what a mask of a later frame says is remembered beside the rest."""
+"""Stage 2 after the first window. Without a mask, something that enters the clip and resembles nothing in the context becomes a
+segment of its own; and masks of later frames add to the context and correct it."""
 
 from dataclasses import dataclass, replace
 
@@ -14,12 +14,12 @@ from vidseg_core.context import SAME, SceneContext, nearest_references, stratifi
 FAR = 1.15
 """A token is far from the context beyond this times the distance up to which tokens are alike."""
 SAID = 1.5
-"""A token is what a mask says of a cell up to this times their `spacing`: frames that lie apart are less alike than a window's.
+"""A token takes the class of a masked cell up to this times their `spacing`: distant frames are less alike than neighbours.
 Measured on three clips: at 1, segments stay that the mask shows to be wrong; from 1.5 to 3 it makes no difference."""
 LEAST = 0.01
-"""Of the tokens drawn from a window, the share that must be far and alike: a tenth of the frame's height and of its width."""
+"""The share of a window's tokens that must be far and alike: a square of a tenth of the frame's height and width."""
 MOST = 0.5
-"""Above this share the window shows another scene, which the context takes in as it is."""
+"""If a larger share is far, the window shows another scene, and the context takes in all of it."""
 STAY = 128
 """Tokens of a born segment that stay, at most."""
 TWINS = 4
@@ -32,16 +32,16 @@ GROUPED = 4096
 
 @dataclass(frozen=True, eq=False)
 class Strangers:
-    """Tokens of the last window that are far from all the context, which does not take them in, and in how many windows in a
-    row enough of them have been alike."""
+    """Tokens of the last window that are far from everything in the context, which leaves them out; and for how many
+    successive windows enough of them have been alike."""
 
     tokens: Float[Tensor, "n d"]
     windows: int
 
 
 def meet(before: SceneContext, after: SceneContext, known: Strangers, windows: int) -> tuple[SceneContext, Strangers]:
-    """The context behind a window without its strangers, and those; `known` are those of the window before. What has been there
-    for so many `windows` founds a label: its tokens are remembered, and some stay with those that the clip began with."""
+    """The context after a window, without its strangers, and the strangers; `known` are those of the window before. Strangers
+    that have stayed for so many `windows` become a label: the context takes them in, some of them for good."""
     tokens, labels = after.tokens[after.anchored :], after.labels[after.anchored :]
     alike = reach(before)
     strange = _nearest(tokens, before.tokens) > FAR * alike
@@ -64,10 +64,10 @@ def meet(before: SceneContext, after: SceneContext, known: Strangers, windows: i
 
 
 def teach(context: SceneContext, tokens: Float[Tensor, "n d"], labels: Int[Tensor, " n"], count: int) -> SceneContext:
-    """The context, now of `count` labels, with the cells of a frame that a mask names; of cells with label -1 it says nothing.
+    """The context, now of `count` labels, after a mask has named the cells of a frame; label -1: the mask leaves a cell open.
 
-    What is remembered and like a cell of that frame has its label from now on, if the cells nearest to it agree: the later word
-    counts, and corrects what the context believed. With memory="anchored" the cells stay, and what stays remains bounded.
+    A remembered token that resembles cells of that frame takes their label if the nearest of them agree: the later statement
+    counts, and corrects the context. With memory="anchored" these cells stay for good; their number is bounded.
     """
     s, began = context.settings, context.anchored
     squared, nearest = nearest_references(context.tokens, tokens, s.neighbours)
@@ -83,15 +83,15 @@ def teach(context: SceneContext, tokens: Float[Tensor, "n d"], labels: Int[Tenso
 
 
 def _remember(context: SceneContext, tokens: Tensor, labels: Tensor, stay: int) -> SceneContext:
-    """The anchored tokens, and these in the place of the window's, of which the first `stay` stay as well."""
+    """The context with these tokens in place of the window's; the first `stay` of them become anchored."""
     began = context.anchored
     tokens, labels = torch.cat([context.tokens[:began], tokens]), torch.cat([context.labels[:began], labels])
     return replace(context, tokens=tokens, labels=labels, anchored=began + stay)
 
 
 def reach(context: SceneContext) -> float:
-    """Up to which distance tokens are alike: `spacing`, but no less than what half of them have to the nearest of another
-    label, divided by `FAR` (in a still picture hardly any differ from the nearest)."""
+    """The distance up to which tokens count as alike: `spacing`, but at least the median distance to the nearest token of
+    another label, divided by `FAR` (in a still picture, nearly all tokens equal their nearest one)."""
     sample = _sample(context)
     tokens, labels = context.tokens[sample], context.labels[sample]
     apart = torch.cdist(tokens, tokens).masked_fill(labels[:, None] == labels, float("inf")).amin(1)
@@ -100,7 +100,7 @@ def reach(context: SceneContext) -> float:
 
 
 def spacing(context: SceneContext) -> float:
-    """The distance that 99 % of the remembered tokens have to the nearest other."""
+    """The distance within which 99 % of the remembered tokens have another one."""
     squared, _ = nearest_references(context.tokens[_sample(context)], context.tokens, TWINS)
     return float(torch.quantile(squared.where(squared > SAME, squared.amax(1, keepdim=True)).amin(1).sqrt(), 0.99))
 
@@ -110,7 +110,7 @@ def _sample(context: SceneContext) -> Int[Tensor, " n"]:
 
 
 def largest_group(tokens: Float[Tensor, "n d"], near: float) -> Bool[Tensor, " n"]:
-    """The most tokens that hang together by steps of at most `near`."""
+    """The largest group of tokens that are connected by steps of at most `near`."""
     if not len(tokens):
         return torch.zeros(0, dtype=torch.bool, device=tokens.device)
     some = tokens[:: 1 + len(tokens) // GROUPED]

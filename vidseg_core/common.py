@@ -1,4 +1,4 @@
-"""What every room needs: the exception for wrong input, and how label maps are written."""
+"""Used everywhere: the exception for wrong input, and the types of frames and label maps."""
 
 import re
 from pathlib import Path
@@ -14,9 +14,9 @@ Labels = Integer[np.ndarray, "H W"]
 
 
 class InputError(ValueError):
-    """A wrong input of the user. Its text is one or two sentences: the value, what was expected, and the remedy.
+    """The user gave a wrong input. The text is one or two sentences: the value, what was expected, and the remedy.
 
-    The command line prints the text alone and exits with status 2; every other exception is a fault of the program.
+    The command line prints the text alone and exits with status 2; every other exception is a bug.
     """
 
 

@@ -1,8 +1,8 @@
 """Stage 2: the scene context model.
 
-K-means on the first window says what the scene consists of; a k-NN classifier over remembered tokens, the *scene context*,
-then labels every frame, and after each window the context becomes that window, so that it follows a changing scene (VidSeg,
-section 3.2). Clusters get class names from the mask of the first frame (the paper's protocol) or stay anonymous segments.
+K-means on the first window finds out what the scene consists of. A k-NN classifier over remembered tokens, the *scene context*,
+then labels every frame. After each window the context takes in that window, and so follows a changing scene (VidSeg, section
+3.2). Clusters get class names from the mask of the first frame (the paper's protocol) or stay anonymous segments.
 """
 
 from dataclasses import dataclass, field, replace
@@ -27,7 +27,7 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class Votes:
-    """What stages 2 and 3 know of each cell: the `shares` of its votes, column k for label `numbers[k]` (ascending). They sum
+    """The votes on each cell after stage 2 or 3: their `shares`, column k for label `numbers[k]` (ascending). They sum
     to 1, or to less where some votes are for nobody."""
 
     shares: Float[Tensor, "f h w K"]

@@ -1,8 +1,8 @@
 """Stage 3: correspondences let frames vote.
 
-A cell's votes are added to those of its correspondences: in each frame near by in time the most similar cell near its place,
-weighed by similarity, as in label propagation (Jabri et al. 2020). In the paper the cells along a track vote (VidSeg, section
-3.3); there an error in one hop is carried on by all that follow: see `tracks`, and `paper` for how the paper's code goes.
+A cell's votes are added to those of its correspondences, the most similar cell near its place in each neighbouring frame,
+weighted by similarity, as in label propagation (Jabri et al. 2020). In the paper the cells along a track vote (VidSeg, section
+3.3), and an error in one hop spoils all later ones: see `tracks`, and `paper` for the authors' version.
 """
 
 from dataclasses import dataclass

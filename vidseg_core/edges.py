@@ -1,8 +1,8 @@
-"""Stage 4, the last touch: scores follow the edges of the frame itself.
+"""Stage 4, last step: scores follow the edges of the frame itself.
 
 As in a guided filter (He, Sun & Tang 2010), a linear function of the frame's colours is fitted to a score in every small
 square, for speed at half the working size. The frame in its own resolution then shows where in the square the score rises and
-falls (He & Sun 2015). A guided filter averages besides, which costs what is thin its pixels: here a score keeps half of its own
+falls (He & Sun 2015). A guided filter also averages, which erases thin things; here a score keeps half of its own
 shape.
 """
 
@@ -36,7 +36,7 @@ class Guide:
 
     @classmethod
     def of(cls, frames: UInt8[np.ndarray, "f H W 3"], images: Float[Tensor, "f 3 Y X"], radius: int, eps: float) -> "Guide":
-        """`images`: the frames at the working size. `eps`: variance of colour below which a square counts as of one colour."""
+        """`images`: the frames at the working size. `eps`: variance of colour below which a square counts as uniform."""
         images = F.avg_pool2d(images, 2)
         mean = box(images, radius)
         a, b = (list(side) for side in zip(*PAIRS, strict=True))

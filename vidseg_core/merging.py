@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 from vidseg_core.context import Clusters
 
 FEWEST = 5
-"""Segments that `natural_cut` leaves at least: two halves of a frame are a large jump, and say little."""
+"""The fewest segments that `natural_cut` leaves: cutting a frame in two is a large jump in cost, but says little."""
 
 
 def merge_order(clusters: Clusters, size_weight: float) -> tuple[Int[np.ndarray, "merges 2"], Float[np.ndarray, " merges"]]:

@@ -1,7 +1,7 @@
 """Stage 4, the network's part: what the model predicts with lambda added inside masks, and without.
 
-This is one unguided step at one noise level. What precedes the modulated attention is the same with and without any mask:
-it is run once and replayed. Masks that lie apart are modulated together. The paper's schedule, mask by mask, is in `paper`.
+This is one unguided step at one noise level. Everything before the modulated attention is the same with and without masks: it
+runs once and is replayed. Masks that lie apart are modulated together. The paper's schedule, mask by mask, is in `paper`.
 """
 
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class NoisyWindow:
-    """Frames ready to be denoised: their clean latents, unit noise for each, and what passes over them are told."""
+    """Frames ready to be denoised: their clean latents, unit noise for each, and their conditioning."""
 
     latents: Float[Tensor, "f c h w"]
     noise: Float[Tensor, "f c h w"]
@@ -103,7 +103,7 @@ def predict_masks(
 
 
 def plan(cells: Integer[Tensor, "f h w"], separation: int | None, coupled: bool) -> Group:
-    """All that has to be modulated in a window. Masks of one frame that are more than `separation` cells apart go together;
+    """Everything to modulate in a window. Masks of one frame that are more than `separation` cells apart go together;
     None: each mask alone. If frames are `coupled`, masks keep their colour through the window, and each colour takes a run of
     f rows, one for each frame, whether it has a cell there or not."""
     colours = [colour(cells, separation)] * len(cells) if coupled else [colour(c[None], separation) for c in cells]

@@ -1,4 +1,4 @@
-"""The four stages, window after window: the only place that runs all of it."""
+"""Runs the four stages, window after window."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor

@@ -1,4 +1,4 @@
-"""What a clip's labels are called, and the state between its windows."""
+"""Names the clusters of a clip and carries state between its windows."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -24,8 +24,8 @@ from vidseg_core.settings import Settings
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """All that one window hands on to the next, and what the first one settled for the whole clip. It never changes: behind
-    each window stands a new one (`after`).
+    """Names the clusters and carries state between windows. A scene never changes: `after` makes the one for the next
+    window.
 
     `context`: what is remembered. `overlap`: the last `reach` frames, which vote on the next window's first. `frames`: how many
     it has seen. `segment` [K]: the number that stands in the results for each label that `context` knows, a class of the mask
@@ -58,8 +58,8 @@ class Scene:
         return self.context.predict(features.context)
 
     def after(self, features: Features, coarse: Float[Tensor, "f h w K"], refined: Float[Tensor, "f h w K"]) -> "Scene":
-        """The scene behind a window: the window has become the context, and the coarse votes of its last `reach` frames the
-        overlap, so that refinement hears the same over a seam as within a window."""
+        """The scene after a window: the context takes in the window, and the coarse votes of its last `reach` frames become
+        the overlap, so that refinement works the same across a seam as within a window."""
         match, shares = features.match, coarse
         if self.overlap is not None and len(coarse) < self.reach:
             match, shares = torch.cat([self.overlap.match, match]), torch.cat([self.overlap.shares, shares])
@@ -74,23 +74,23 @@ class Scene:
         return scene if context.count == self.context.count else scene.with_newborn()
 
     def with_newborn(self) -> "Scene":
-        """A number and a name for the label that the context has and the scene lacks; if a segment is called as the user wants
-        to call this one, it belongs to that."""
+        """This scene with a number and a name for the newest label of the context. If the user gave it the name of a segment
+        that exists, it joins that segment."""
         own = int(self.numbers[len(self.segment)])
         name = self.given.get(own, f"segment {own}")
         number = next((n for n, other in self.names.items() if other == name), own)
         return self._grown([number], {**self.names, number: name})
 
     def told(self, features: Features, masks: Mapping[int, Integer[np.ndarray, "H W"]]) -> "Scene":
-        """This scene, at the door of a window, with what `masks` say of its frames; frame 0's has opened the scene."""
+        """This scene before a window, corrected by the masks of that window's frames; that of frame 0 has opened the scene."""
         scene = self
         for number in sorted(n for n in masks if n and self.frames <= n < self.frames + len(features.context)):
             scene = scene.taught(features.context[number - self.frames], masks[number])
         return scene
 
     def taught(self, cells: Float[Tensor, "h w d"], mask: Integer[np.ndarray, "H W"]) -> "Scene":
-        """This scene with the cells of a frame as its mask names them; of void nothing is said. A class is the label that has
-        its number, and a new one if there is none."""
+        """This scene after a mask has named the cells of a frame; void leaves cells open. A class belongs to the label with its
+        number; if there is none, it becomes a new label."""
         classes, named = name_cells(mask, cells.shape[:2]).flatten().numpy(), np.setdiff1d(mask, [VOID]).tolist()
         new = np.setdiff1d(classes, [*self.segment, VOID])
         scene = self._grown(new.tolist(), {n: self.given.get(n, f"class {n}") for n in named} | self.names)
@@ -166,9 +166,9 @@ def open_scene(
     features: Features, settings: Settings, first_mask: Integer[np.ndarray, "H W"] | None, names: dict[int, str] | None,
     masks: Mapping[int, Integer[np.ndarray, "H W"]] = MappingProxyType({}),
 ) -> Scene:  # fmt: skip
-    """Fill the context: with frame 0 and its classes if there is a mask, as the paper does; else with the clusters of the whole
-    first window, lest those that are not in frame 0 vanish. No segment has the number of a class in one of the `masks`. Raises
-    InputError for a name of what is not there."""
+    """The first scene: with a mask, its context is frame 0 and the mask's classes, as in the paper; without one, the clusters
+    of the whole first window, so that those absent from frame 0 are kept. No segment has the number of a class in `masks`.
+    Raises InputError for a name of a segment that does not exist."""
     if first_mask is not None:
         return _named_scene(features, settings, first_mask, names or {})
     tokens = features.context.flatten(0, 2)
@@ -191,7 +191,7 @@ def open_scene(
 
 
 def _named_scene(features: Features, settings: Settings, mask: np.ndarray, names: dict[int, str]) -> Scene:
-    """The scene that a first-frame mask describes; what lies on void alone stays void."""
+    """The scene that a mask of the first frame describes; cells on nothing but void stay void."""
     s, first = settings.context, features.context[0]
     if s.naming == "cells":
         classes = name_cells(mask, first.shape[:2]).to(first.device)

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ConditionSettings:
-    """What the model is told beside the noisy frames. Each family reads its own fields; the embedded model none."""
+    """Conditioning beside the noisy frames. Each family reads its own fields; the embedded image model reads none."""
 
     prompt: str = ""
-    """Image models: the text. Paper: empty, so that nothing is looked for in particular."""
+    """Image models: the text. Paper: empty, so that the model looks for nothing in particular."""
     fps: int = 14
     """Video models: frames per second of the window, as the network takes it (one less than what is shown). Paper: 14."""
     motion_bucket: int = 127
-    """Video models: how much moves, 0..255. Paper: 127."""
+    """Video models: the amount of motion, 0..255. Paper: 127."""
     noise_augmentation: float = 0.02
     """Video models: deviation of the noise on the conditioning frame, RGB in [-1, 1]. Paper: 0.02."""
 
@@ -45,8 +45,8 @@ class FeatureSettings:
     combine: Literal["mean", "concat"] | None = None
     """How several blocks become one feature. Paper: mean; the tiny model's two blocks differ in role, so concat."""
     normalise: Literal["max", "l2"] | None = None
-    """Each token divided by its largest magnitude ("max", paper) or by its Euclidean norm ("l2"), with which no single channel
-    says how far apart tokens are. The tiny model: "l2", as its queries were trained by cosines."""
+    """Each token is divided by its largest magnitude ("max", paper) or by its Euclidean norm ("l2"), so that no single channel
+    decides how far apart tokens are. The tiny model: "l2", as its queries were trained by cosines."""
     noise: Literal["shared", "independent"] = "shared"
     """One noise image for all frames, so that equal pixels give equal features; the paper draws one per frame."""
     ensemble: int = 1
@@ -55,11 +55,11 @@ class FeatureSettings:
     """"direct": one unguided pass. "reference": the guided Euler steps before it are run too, as the paper's code does, with
     the steps, the start and the guidance of `paper`, and from a sample of the autoencoder's posterior."""
     scales: tuple[float, ...] | None = None
-    """Multiples of the working size at which frames are seen: the first makes the cells, the features of others stand beside
-    its own. Paper: 1. The tiny model: 1.5, at two to three times the time of this stage (`benchmarks/speed.py`)."""
+    """Multiples of the working size at which the model sees a frame: the first makes the cells, the features of others are
+    joined to its own. Paper: 1. The tiny model: 1.5, at two to three times the time of this stage (`benchmarks/speed.py`)."""
     shifts: int = 1
-    """Passes along each axis over frames displaced by a part of a cell, interleaved: 2 makes four times the passes and cells
-    at the scale that the model knows."""
+    """Passes along each axis over frames displaced by a part of a cell, interleaved: 2 makes four times the passes, and four
+    times the cells at a scale that the model knows."""
     position: float | None = None
     """Weight of two extra channels (y, x in [-1, 1]) in the context features; 0 leaves them out, as the paper does."""
     chunk: int = 8
@@ -71,12 +71,12 @@ class ContextSettings:
     """Stage 2: K-means on the first window, then k-NN against a scene context that moves along."""
 
     naming: Literal["cells", "clusters"] = "cells"
-    """Where a first-frame mask gives classes: to each cell of frame 0 the majority under that cell, or to each cluster that
-    under its cells (paper: `paper.name_clusters`), which loses every object without a cluster of its own. Label-free runs: no
-    matter."""
+    """What a mask of the first frame names: each cell of frame 0, by the majority under the cell; or each cluster, by that
+    under its cells (paper: `paper.name_clusters`), which loses every object without a cluster of its own. No effect without
+    a mask."""
     memory: Literal["anchored", "window"] = "anchored"
-    """What the context remembers: the last window only (paper), or beside it, in equal number, what the clip began with:
-    labels then drift less."""
+    """What the context remembers: the last window only ("window", paper), or also, in equal number, the beginning of the
+    clip ("anchored"): labels then drift less."""
     num_clusters: int = 20
     """K. Paper: 20."""
     restarts: int = 3
@@ -84,41 +84,41 @@ class ContextSettings:
     neighbours: int = 4
     """k of k-NN. Paper: 4."""
     weights: Literal["distance", "uniform"] = "distance"
-    """What a neighbour's vote counts: 1 / its distance, or 1 (paper). Of equal votes two against two tie, and the smaller class
-    number wins, whatever it stands for: small objects lose cells by that."""
+    """What a neighbour's vote counts: 1 / its distance, or 1 (paper). Equal votes tie at two against two; the smaller class
+    number then wins, whatever it stands for, and small objects lose cells."""
     max_context: int | None = 6144
-    """Reference tokens kept, drawn by seed and stratified by label, and tokens that K-means sees: bounds time and memory. Half
-    of them are anchored: room for all of frame 0 with the tiny model. None (paper): all."""
+    """The most reference tokens kept (drawn by seed, stratified by label), and the most that K-means sees: bounds time and
+    memory. Half may be anchored, which is room for all of frame 0 with the tiny model. None (paper): all."""
     num_segments: int | Literal["auto"] | None = "auto"
     """Label-free runs: cut the merge tree of the clusters at this many segments; "auto": where the cost of merging jumps
     (`merging.natural_cut`). None (paper): every cluster is a segment."""
     births: int = 2
-    """Label-free runs: windows in a row in which something unlike all that is remembered must be there to become a segment
-    (`births`); 0: never, as in the paper."""
+    """Label-free runs: for how many successive windows something that resembles nothing remembered must be present before it
+    becomes a segment (`births`); 0: it never does, as in the paper."""
     size_weight: float = 0.25
-    """What a cluster of n tokens weighs in that tree: n to this power. Ward's cost has 1, and so merges what is small first,
-    however different it is (`benchmarks/label_free.py`)."""
+    """What a cluster of n tokens weighs in that tree: n to this power. Ward's cost has 1, and so merges small clusters first,
+    however different they are (`benchmarks/label_free.py`)."""
 
 
 @dataclass(frozen=True)
 class RefineSettings:
-    """Stage 3: correspondences in the frames near by vote, or the cells along a track."""
+    """Stage 3: correspondences in neighbouring frames vote, or the cells along a track."""
 
     method: Literal["neighbours", "tracks", "reference", "none"] = "neighbours"
-    """Who votes on a cell: it and its correspondences in the frames near by ("neighbours"), or the cells along its track
-    ("tracks"; "reference": the paper's code), whose errors add up from hop to hop. "none" hands the coarse map on: for
-    ablation."""
+    """Who votes on a cell: it and its correspondences in neighbouring frames ("neighbours"), or the cells along its track
+    ("tracks"; "reference": the paper's code), whose errors add up from hop to hop. "none" skips the stage, for
+    ablations."""
     radius: int = 2
-    """"neighbours": cells to each side of its place among which a cell's correspondence is sought."""
+    """"neighbours": how many cells to each side of its place a cell's correspondence may lie."""
     reach: int = 2
-    """"neighbours": frames to each side, over window seams too."""
+    """"neighbours": how many frames to each side vote, across the seams of windows too."""
     temperature: float = 0.5
     """"neighbours" vote with weight exp((cosine - 1) / temperature). Below 0.1 only a cell's own votes count."""
     max_jump: int = 1
-    """"tracks": cells that a hop may cover along each axis. Paper: 1, that is 8 or 16 pixels of motion between two frames."""
+    """"tracks": the most cells a hop covers along an axis. Paper: 1, that is 8 or 16 pixels of motion between two frames."""
     majority: float = 0.7
-    """"tracks": least share of a track's votes that overrules a cell. Paper: 0, the most common label always does; then tracks
-    that slip over an object's border carry its label along."""
+    """"tracks": the least share of a track's votes that overrules a cell. Paper: 0, the most common label always does; tracks
+    that slip across an object's border then carry its label along."""
 
 
 @dataclass(frozen=True)
@@ -135,19 +135,19 @@ class UpsampleSettings:
     strength: float | None = None
     """lambda: the constant that is added (and, two-sided, subtracted) inside the mask."""
     difference: Literal["one-sided", "two-sided"] = "one-sided"
-    """"direct": response to +lambda against no modulation, which is run anyway, or against -lambda (paper), which costs as much
-    again."""
+    """"direct": +lambda is compared with no modulation, which is computed anyway, or with -lambda (paper), which takes another
+    pass."""
     separation: int | None = 1
-    """"direct": masks that are more than so many cells apart are modulated in one pass. None: each mask alone. With 1,
-    6 or 7 passes do for 20 masks, a number that stops growing with K, and 99.6 % of pixels are as with None; with 2, one pass
-    more and 99.7 % (`benchmarks/colouring.py`)."""
+    """"direct": masks more than this many cells apart are modulated in one pass. None: each mask alone. With 1,
+    6 or 7 passes suffice for 20 masks, a number that stops growing with K, and 99.6 % of pixels are as with None; with 2, one
+    pass more and 99.7 % (`benchmarks/colouring.py`)."""
     edges: float = 0.5
-    """Radius, in cells, of the squares in which scores follow the frame's edges (`edges`); 0: nowhere, as in the paper."""
+    """Radius, in cells, of the squares in which scores follow the frame's edges (`edges`); 0: they do not, as in the paper."""
     damping: float = 0.0
-    """Weight of the response where the votes are for other labels. Paper: 0.7 outside the coarse mask, with which far halos win
-    pixels."""
+    """Weight of the response where the votes are for other labels. Paper: 0.7 outside the coarse mask, which lets distant halos
+    win pixels."""
     floor: float = 2.0
-    """Added to a response, whose full strength is 1, before it is weighed by the votes: where nothing responds, they decide."""
+    """Added to a response, whose full strength is 1, before the votes weight it: where nothing responds, the votes decide."""
     peak: float = 0.9
     """Quantile of a mask's response over the frame that counts as its full strength. Paper: 1, the maximum, a single pixel."""
     chunk: int = 16
@@ -156,12 +156,12 @@ class UpsampleSettings:
 
 @dataclass(frozen=True)
 class PaperSettings:
-    """What only the paper's schedule needs: that of `features.schedule`, and of `upsample.strategy` but for "direct"."""
+    """For the paper's schedule alone: `features.schedule` = "reference", and every `upsample.strategy` except "direct"."""
 
     steps: int = 25
     """Euler steps of the whole schedule, of which those from `start_step` on are run. Paper: 25."""
     start_step: int | None = None
-    """Index of the step at which noise is added and masks are modulated. Paper: 22 for image models, 17 for video models."""
+    """Index of the step that adds noise and modulates masks. Paper: 22 for image models, 17 for video models."""
     blend_until: int | None = None
     """Last step after which the latent outside the mask is taken from the unmodulated pass. Paper: 23 for image models (the
     last step, 24, is left alone), 24 for video models."""
@@ -171,13 +171,13 @@ class PaperSettings:
 
     @property
     def scale(self) -> float | tuple[float, float] | None:
-        """What passes are guided by: None for a guidance of 1, which is the conditional pass alone."""
+        """The guidance of a pass; None for a guidance of 1, which is the conditional pass alone."""
         return None if self.guidance == 1 else self.guidance
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All of it. `window` is in frames (paper: 14); `seed` is the only source of randomness.
+    """All settings. `window` is in frames (paper: 14); `seed` is the only source of randomness.
 
     `working_size` = (height, width) in pixels that the model sees; None: the model's native area at the clip's aspect ratio;
     "clip" (paper): the clip's own sides, each cut down to a multiple of 64.

@@ -1,10 +1,9 @@
 """Stage 4: from cells to pixels by masked modulation.
 
-Add a constant lambda to an attention output inside coarse masks: what the model predicts then differs from what it predicts
-without (in the paper, with -lambda) where its own later layers believe a mask to be, at the resolution of the image (VidSeg,
-section 3.4, after EmerDiff, Namekata et al. 2024). The label whose
-normalised difference, weighed by its votes, is largest takes the pixel. `modulation` runs the network; here its responses
-become labels.
+Add a constant lambda to an attention output inside coarse masks. The prediction then changes, against the one without lambda
+(in the paper, the one with -lambda), where the model's later layers place the mask, at the resolution of the image (VidSeg,
+section 3.4, after EmerDiff, Namekata et al. 2024). A pixel gets the label whose normalised difference, weighted by its votes,
+is largest. `modulation` runs the network; this module turns its responses into labels.
 """
 
 import numpy as np
@@ -66,15 +65,15 @@ def upsample(
 def frame_edges(
     backbone: Backbone, frames: UInt8[np.ndarray, "f H W 3"], images: Float[Tensor, "f 3 h w"], settings: UpsampleSettings
 ) -> Guide | None:
-    """What scores follow, or None if they follow nothing, as in the paper's code."""
+    """The frames' edges for scores to follow; None if they follow none, as in the paper's code."""
     if not settings.edges or settings.strategy == "reference":
         return None
     return Guide.of(frames, images / 2 + 0.5, max(1, round(settings.edges * backbone.cell(settings.block) / 2)), FLAT)
 
 
 def modulated_cells(votes: Votes, grid: tuple[int, int]) -> Int[Tensor, "f h w"]:
-    """Labels on the grid of the modulated layer, maybe coarser than that of the votes; what wins there has a cell
-    here, unless there are more labels than cells."""
+    """Labels on the grid of the modulated layer, which may be coarser than that of the votes; a label that wins
+    there keeps a cell here, unless there are more labels than cells."""
     fine, pooled = votes.shares.argmax(-1), F.adaptive_avg_pool2d(votes.shares.permute(0, 3, 1, 2), grid)
     wins = F.one_hot(fine.flatten(1), len(votes.numbers)).amax(1)
     columns = pooled.masked_fill(wins[..., None, None] == 0, -1).argmax(1)

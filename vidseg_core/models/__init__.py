@@ -1,1 +1,1 @@
-"""The pre-trained diffusion models: all that knows diffusers."""
+"""The pre-trained diffusion models: everything that knows diffusers."""

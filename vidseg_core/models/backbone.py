@@ -31,7 +31,7 @@ POSTERIOR_SEED, CONDITION_SEED = 1_000_003, 2_000_003
 
 @dataclass(frozen=True)
 class Condition:
-    """What a pass is told beside the noisy latents: an embedding [1, n, d], how many frames the window has and, for video
+    """Conditioning of a pass, beside the noisy latents: an embedding [1, n, d], how many frames the window has and, for video
     models, the latent of its first frame [1, c, h, w] and three numbers [1, 3] (fps, motion bucket, noise augmentation)."""
 
     embedding: Float[Tensor, "1 n d"]
@@ -122,7 +122,7 @@ class Backbone:
         return scheduler.timesteps.tolist(), scheduler.sigmas.tolist()
 
     def condition(self, images: Float[Tensor, "f 3 H W"], settings: ConditionSettings, seed: int) -> Condition:
-        """What passes over the window `images` are told: here the prompt, in video models the first frame."""
+        """Conditioning for the window `images`: the prompt; in video models, the first frame."""
         return self._told(settings.prompt, len(images))
 
     def _told(self, prompt: str, frames: int) -> Condition:

@@ -22,7 +22,7 @@ RGB_TO_YCBCR = torch.tensor([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5],
 
 @runtime_checkable
 class Codec(Protocol):
-    """What the backbone needs to know of a latent space."""
+    """What the backbone needs to know about a latent space."""
 
     factor: int
     """Pixels per latent cell along one side."""

@@ -71,7 +71,7 @@ UNSUPPORTED = {"class_embed_type": (None,), "num_class_embeds": (None,), "additi
 
 
 def check_conditions(folder: Path, model: Model) -> None:
-    """Raises InputError if the UNet asks for what the supported families are not given, such as class numbers."""
+    """Raises InputError if the UNet needs a condition that the supported families do not have, such as class numbers."""
     config = _config(folder / "unet" / "config.json")
     if model.family == "video":
         numbers, given = (

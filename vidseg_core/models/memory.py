@@ -1,4 +1,4 @@
-"""Work in pieces that fit: out of memory halves the piece, and says so once."""
+"""Work in pieces that fit: a piece that runs out of memory is halved, with one warning."""
 
 import warnings
 from collections.abc import Callable, Iterator

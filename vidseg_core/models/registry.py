@@ -56,7 +56,7 @@ class Model:
 
     @property
     def embedded(self) -> bool:
-        """Whether it comes along with the package."""
+        """Whether it comes with the package."""
         return all(source.startswith("models/") for source in self.sources)
 
     def download_gb(self, half: bool) -> float:

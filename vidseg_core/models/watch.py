@@ -1,4 +1,4 @@
-"""What is seen of a run from outside: how long each stage takes, how far it is, and whether memory suffices."""
+"""Watches a run: how long each stage takes, how far it is, and whether memory suffices."""
 
 import time
 from collections.abc import Callable

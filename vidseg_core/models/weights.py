@@ -1,4 +1,4 @@
-"""Where a model's weights are: in a folder, in the hub's cache, or on the hub. Every way to fail is one sentence.
+"""Where a model's weights are: in a folder, in the hub's cache, or on the hub. Every failure is one sentence.
 
 safetensors only, no code from the hub, and nothing that a server says is printed, so that no token can be.
 """
