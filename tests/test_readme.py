@@ -9,7 +9,7 @@ import animate_overlay
 import numpy as np
 import pytest
 import stubs
-from document_rules import commands, documents
+from document_rules import CODE, commands, documents
 from PIL import Image
 
 import vidseg_core
@@ -28,6 +28,12 @@ def tables(text):
 def test_it_is_read_in_a_few_minutes():
     assert 500 < len(README.split()) <= 900
     assert len(tables(README)) <= 2
+
+
+def test_its_code_is_not_cut_off():
+    """The book shows about 80 characters of a line."""
+    lines = [line for code in CODE.findall(README) for line in code.splitlines()]
+    assert len(lines) > 30 and max(map(len, lines)) <= 80
 
 
 def test_its_first_screen_says_what_was_not_run():
