@@ -16,6 +16,7 @@ from PIL import Image
 from processes import FORKSERVER
 
 import vidseg_core.pipeline
+from vidseg_core.cli import main
 from vidseg_core.cluster.door import Workers
 from vidseg_core.io import run
 from vidseg_core.io.files import UnfinishedFolder
@@ -196,3 +197,18 @@ def test_a_disk_that_is_full_ends_with_what_is_kept(clip, whole, address, tmp_pa
     monkeypatch.setattr(run, "write_masks", write)
     segment(clip, tmp_path / "out", Workers(), resume=True)
     assert result(tmp_path / "out") == whole
+
+
+@pytest.mark.parametrize(
+    ("words", "workers", "threads"),
+    [
+        ([], Workers(), None),
+        (["--workers", "2"], Workers(2), 1),
+        (["--scheduler", "tcp://here:1", "--threads", "3"], Workers(scheduler="tcp://here:1"), 3),
+    ],
+)
+def test_the_command_says_who_computes(clip, tmp_path, monkeypatch, words, workers, threads):
+    jobs = []
+    monkeypatch.setattr(run, "run_job", lambda job, *_: jobs.append(job))
+    assert main(["segment", str(clip), "--out", str(tmp_path / "out"), *words]) == 0
+    assert jobs[0].workers == workers and jobs[0].threads == threads

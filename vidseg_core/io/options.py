@@ -50,8 +50,9 @@ def add_segment(add: Callable) -> None:
 
 def add_workers(add: Callable) -> None:
     """Who computes, for `segment` and `evaluate`."""
-    add("--workers", type=int, default=0, metavar="N", help="spread clips over N processes, one a GPU where there are GPUs")
-    add("--scheduler", metavar="ADDRESS", help="spread clips over this Dask cluster, such as tcp://host:8786")
+    add("--workers", type=int, default=0, metavar="N", help="spread the work over N processes, one a GPU where there are GPUs: "
+        "of many clips a clip each, of one clip its windows")  # fmt: skip
+    add("--scheduler", metavar="ADDRESS", help="spread it over this Dask cluster, such as tcp://host:8786")
     add("--threads", type=int, metavar="N", help="threads of each process (default: torch's choice; 1 with --workers)")
 
 

@@ -29,13 +29,11 @@ def segment(options: Namespace) -> int | None:
     workers, files = Workers(options.workers, options.scheduler), mask_files(options.first_mask, options.mask)
     if entries is not None:
         return _segment_all(options, entries, workers)
-    if workers:
-        raise InputError(f"--workers and --scheduler spread clips, and {options.clip[0]} is one alone: leave them out")
     options.clip, options.first_mask = options.clip[0], files.get(0)
-    return _segment_one(options, files)
+    return _segment_one(options, files, workers)
 
 
-def _segment_one(options: Namespace, files: dict[int, str]) -> None:
+def _segment_one(options: Namespace, files: dict[int, str], workers: "Workers") -> None:
     from vidseg_core.io.annotations import given_masks
     from vidseg_core.io.clip_task import refuse_own_input
     from vidseg_core.io.files import UnfinishedFolder
@@ -52,11 +50,13 @@ def _segment_one(options: Namespace, files: dict[int, str]) -> None:
     refuse_own_input(target, options.clip, *files.values(), options.names, options.settings)
     words = {name: getattr(options, name) for name in ("clip", "frames", "stride", "first_mask", "mask", "names")}
     how = (options.model, options.device, options.dtype, options.offload)
-    job, folder = Job(clip, settings, masks, names, *how, words, threads), UnfinishedFolder(target, options.overwrite)
+    job = Job(clip, settings, masks, names, *how, words, threads, workers=workers)
+    folder = UnfinishedFolder(target, options.overwrite)
     if (done := run_job(job, folder, options.resume, show_progress)) is None:
         print(f"{target} is complete: there is nothing to resume")
         return
-    print(f"{done.frames} frames in {sum(done.seconds.values()):.0f} s. Look at {target / 'overlay.mp4'}")
+    seconds = f"{sum(done.seconds.values()):.0f} s{' of all workers together' if workers else ''}"
+    print(f"{done.frames} frames in {seconds}. Look at {target / 'overlay.mp4'}")
     print("Beside it: masks/, frames.csv, segments.csv, contact_sheet.png, run.json (as --settings, it makes the same masks)")
 
 
