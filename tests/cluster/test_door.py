@@ -51,6 +51,11 @@ def test_a_cluster_that_does_not_answer(monkeypatch):
         pass
 
 
+def test_a_word_that_is_no_address():
+    with pytest.raises(InputError, match="no Dask scheduler answers at here"), opened("here"):
+        pass
+
+
 def opened(address):
     return open_executor(Workers(scheduler=address))
 

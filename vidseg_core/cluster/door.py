@@ -77,7 +77,7 @@ def open_executor(workers: Workers) -> Iterator[ClusterExecutor]:
     cluster = workers.scheduler or LocalCluster(n_workers=workers.count, **how)
     try:
         client = Client(cluster, timeout="30s")
-    except OSError as error:
+    except (OSError, ValueError) as error:  # nobody is there, or it is no address
         raise InputError(
             f"no Dask scheduler answers at {workers.scheduler}: start one (dask scheduler), or use --workers"
         ) from error
