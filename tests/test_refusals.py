@@ -80,6 +80,16 @@ def folders(here):
     (here / ".half.unfinished" / ".state.npz").write_bytes(b"half a file")
 
 
+def tables(here):
+    for name, text in LISTS.items():
+        (here / f"{name}.csv").write_text(text)
+    header = "clip,folder,frames,size,segments,seconds,status,error"
+    image(here / "tables" / "here" / "frames" / "0.png")
+    (here / "tables" / "here" / "index.csv").write_text(f"{header}\n/a.mp4,a,,,,,open,\n/b.mp4,b,,,,,open,\n")
+    (here / "tables" / "other").mkdir()
+    (here / "tables" / "other" / "index.csv").write_text("name,price\ncup,3\n")
+
+
 def sets(here):
     for name in ("unlabelled", "alone", "named", "jpeg"):
         image(here / name / "frames" / "0.png")
@@ -106,6 +116,7 @@ def here(tmp_path_factory):
     masks(here)
     folders(here)
     sets(here)
+    tables(here)
     for name, text in NAMES.items():
         (here / f"names-{name}").write_text(text)
     (here / "names.txt").write_bytes("Tässe".encode("latin-1"))
@@ -203,6 +214,38 @@ SEGMENT = {
     "frames --out run --overwrite --first-mask run/masks/00000.png": ["lies in run", "another --out"],
     "frames --out run --overwrite --settings run/run.json": ["lies in run", "another --out"],
 }
+MANY = {
+    "": ["what to segment", "CLIP", "--list FILE"],
+    "frames --list list.csv": ["what to segment", "--list FILE"],
+    "frames run/masks": ["2 clips need a folder", "--out DIR"],
+    "frames/0.png frames/1.png --out new": ["images of one folder", "in quotes: 'frames/*.png'", "--list"],
+    "--list gone.csv": ["gone.csv", "a clip a line"],
+    "--list file --frames 5": ["'5'", "START:STOP"],
+    "--list names.txt": ["names.txt", "UTF-8"],
+    "--list list-columns.csv": ["list-columns.csv", "'mask'", "first_mask"],
+    "--list list-twice.csv": ["line 3", "line 2", "once"],
+    "--list list-long.csv": ["line 1", "4 values", "double quotes"],
+    "--list list-quote.csv": ["line 2", "no CSV"],
+    "--list list-empty.csv": ["list-empty.csv", "lists no clip"],
+    "--list list.csv --first-mask mask.png": ["--first-mask", "--list"],
+    "--list list.csv --mask 3=mask.png": ["--mask", "--list"],
+    "--list list.csv --model sd3": ["sd3", "tiny"],
+    "--list list.csv --clusters 300": ["300", "255"],
+    "--list list.csv --workers=-1": ["-1 workers", "1 or more"],
+    "--list list.csv --workers 2 --scheduler tcp://here:1": ["--workers and --scheduler", "one of them"],
+    "--list list.csv --threads 0": ["--threads 0", "1 or more"],
+    "frames empty --out run": ["run is not empty", "another --out"],
+    "frames empty --out file": ["file is a file", "another --out"],
+    "frames empty --out file/below": ["file/below", "another --out"],
+    "frames empty --out tables/here": ["2 clips", "--resume", "--overwrite", "another --out"],
+    "frames empty --out tables/other --resume": ["index.csv", "no table of clips", "another --out"],
+    "tables/here/frames empty --out tables/here --overwrite": ["lies in", "another --out"],
+}
+"""Several clips."""
+LISTS = {
+    "list": "clip\nframes\ncut.mp4\n", "list-columns": "clip,mask\nframes,mask.png\n", "list-twice": "clip\nframes\n./frames\n",
+    "list-long": "frames,1,2,3\n", "list-quote": 'frames\n"cut.mp4\n', "list-empty": "clip,names\n",
+}  # fmt: skip
 EVALUATE = {
     "kitti": ["'kitti'", "camvid", "generated"],
     "folder": ["Give its folder as --root"],
@@ -231,7 +274,7 @@ EVALUATE = {
     "folder --root 'label set' --out damaged": ["damaged", "another --out"],
     "folder --root 'label set' --out run": ["another evaluation", "another --out"],
 }  # fmt: skip
-TABLE = {f"segment {words}": said for words, said in SEGMENT.items()}
+TABLE = {f"segment {words}": said for words, said in (SEGMENT | MANY).items()}
 TABLE |= {f"evaluate --dataset {words}": said for words, said in EVALUATE.items()}
 
 
