@@ -140,6 +140,10 @@ def test_the_home_folder_in_every_option(stub, tmp_path, images, frames, monkeyp
     assert (home / "a" / "run.json").is_file() and (home / "b" / "run.json").is_file()
     assert main(["segment", "~/images", "--out=~/images", "--overwrite"]) == 2
     assert sorted(os.listdir(home)) == ["a", "b", "images", "mask.png", "model", "names.txt"]
+    (home / "list.csv").write_text("images,mask.png\n")
+    assert main(["segment", "--list=~/list.csv", "--out=~/many", "--size", "128x96"]) == 0
+    assert main(["segment", "~/images", "~/a/overlay.mp4", "--out=~/two", "--size", "128x96"]) == 0
+    assert (home / "many" / "images" / "run.json").is_file() and (home / "two" / "overlay" / "run.json").is_file()
     assert not (tmp_path / "~").exists()
 
 

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 
 import numpy as np
 import pytest
@@ -346,6 +346,18 @@ def test_two_processes_do_not_write_one_folder(clips, out, capsys):
     assert "Another process is writing" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("patience", [30, 0])
+def test_a_worker_that_outlives_its_command_is_waited_for(clips, out, monkeypatch, patience):
+    pytest.importorskip("fcntl")
+    monkeypatch.setattr(clip_task, "PATIENCE", patience)
+    batch, worker = Batch(plan(), [Entry(str(clips / "a.mp4"))], out), ExitStack()
+    worker.enter_context(sole_writer(out / ".a.unfinished"))
+    monkeypatch.setattr(time, "sleep", lambda seconds: worker.close())
+    failed = dict(batch.run(nullcontext))
+    assert (not failed) if patience else ("Another process is writing" in failed["a"])
+    worker.close()
+
+
 # ---- workers
 
 
@@ -359,20 +371,19 @@ def test_an_executor_gives_the_same(clips, out, whole, capsys):
 
 
 def test_a_task_that_is_made_again_goes_on(clips, out, monkeypatch):
-    """As when its worker died, whose half is there."""
-    run_all, begun = clip_task.run_job, []
+    """As when its worker died."""
+    batch = Batch(plan(), [Entry(str(clips / "a.mp4"))], out)
 
-    def dying(job, folder, resume, bars):
-        begun.append(resume)
-        if len(begun) == 1:
-            with monkeypatch.context() as patch, pytest.raises(Stop):
-                patch.setattr(run, "_write_rest", lambda *_: (_ for _ in ()).throw(Stop))
-                run_all(job, folder, resume, bars)
-        return run_all(job, folder, bool(folder.state.exists()), bars)
+    def die(*_):
+        raise Stop
 
-    monkeypatch.setattr(clip_task, "run_job", dying)
-    assert Batch(plan(), [Entry(str(clips / "a.mp4"))], out).run(nullcontext) == []
-    assert begun == [False] and len(os.listdir(out / "a" / "masks")) == 6
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(run, "_write_rest", die)
+        clip_task.segment_clip(batch.plan, batch.tasks[0])
+    windows = []
+    monkeypatch.setattr(stubs.StubVidSeg, "stream", lambda *_: windows.append(1))
+    assert clip_task.segment_clip(batch.plan, batch.tasks[0]).remarks == ("6 frames are done: going on from there",)
+    assert not windows and len(os.listdir(out / "a" / "masks")) == 6
 
 
 def test_a_clip_whose_workers_keep_dying_fails_alone(clips, out):

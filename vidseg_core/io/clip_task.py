@@ -1,6 +1,7 @@
 """One clip of many: what a worker is told, what it does, and what it answers."""
 
 import errno
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,8 @@ from vidseg_core.settings import Settings
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """A disk that is full is so for all clips."""
+PATIENCE = 30
+"""Seconds that a folder is waited for which another process is writing: a worker may outlive the command that was killed."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +103,15 @@ def _segment(plan: Plan, task: Task, bars: Bars, tell: Callable[[str], None]) ->
         return False
     clip = open_clip(absolute(task.entry.clip), *plan.taken)
     # without --overwrite there is nothing but what a task of this command left when its worker died
-    resume = (plan.resume or not plan.overwrite) and (folder.state.exists() or record.exists())
-    return run_job(_job(plan, task, clip, tell), folder, resume, bars) is not None
+    again = plan.resume or not plan.overwrite
+    job, until = _job(plan, task, clip, tell), time.monotonic() + PATIENCE
+    while True:
+        try:
+            return run_job(job, folder, again and (folder.state.exists() or record.exists()), bars) is not None
+        except InputError as error:
+            if not isinstance(error.__cause__, BlockingIOError) or time.monotonic() > until:
+                raise
+        time.sleep(1)
 
 
 def _is_finished(plan: Plan, task: Task, folder: UnfinishedFolder, record: Any) -> bool:
