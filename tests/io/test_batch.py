@@ -386,6 +386,17 @@ def test_a_task_that_is_made_again_goes_on(clips, out, monkeypatch):
     assert not windows and len(os.listdir(out / "a" / "masks")) == 6
 
 
+def test_a_worker_may_be_at_work_elsewhere(clips, tmp_path, monkeypatch):
+    monkeypatch.chdir(clips.parent)
+    write_mask(clips.parent / "mask.png", np.arange(64)[None].repeat(48, 0) // 32)
+    (clips.parent / "sides.txt").write_text("left\nright")
+    batch = Batch(plan(), [Entry("clips/a.mp4", "mask.png", "sides.txt"), Entry("clips/images")], tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    assert batch.run(nullcontext) == []
+    given = json.loads((tmp_path / "out" / "a" / "run.json").read_text())["input"]
+    assert given["clip"] == "clips/a.mp4" and given["first_mask"] == "mask.png" and given["names"] == "sides.txt"
+
+
 def test_a_clip_whose_workers_keep_dying_fails_alone(clips, out):
     class Deadly(Executor):
         def submit(self, function, plan, task):

@@ -30,9 +30,9 @@ class Batch:
                 "make them anew, or choose another --out."
             )
         folders = result_folders(entries, {clip: row["folder"] for clip, row in earlier.items()})
-        self.tasks = [Task(entry, self.out / folder) for entry, folder in zip(entries, folders, strict=True)]
+        self.tasks = [Task.of(entry, self.out / folder) for entry, folder in zip(entries, folders, strict=True)]
         for task in self.tasks:
-            refuse_own_input(task.folder, task.entry.clip, task.entry.first_mask, task.entry.names, plan.names)
+            refuse_own_input(task.folder, task.entry.clip, task.entry.first_mask, task.entry.names)
         self.rows = {_key(task.entry): _open_row(task) for task in self.tasks}
         self.rows |= {clip: row for clip, row in earlier.items() if clip not in self.rows or self._stands(row)}
 

@@ -27,14 +27,12 @@ PATIENCE = 30
 @dataclass(frozen=True)
 class Plan:
     """What is the same for all clips. `settings` are those without and with a first mask, `taken` start, stop and stride of the
-    frames, `how` model, device, dtype and offload, `names` the file for clips that have none of their own; `words`, how it
-    was said, is for the records only."""
+    frames, `how` model, device, dtype and offload; `words`, how it was said, is for the records only."""
 
     settings: tuple[Settings, Settings]
     taken: tuple[int, int | None, int] = (0, None, 1)
     how: tuple[str, str | None, str | None, bool] = ("tiny", None, None, False)
     threads: int | None = None
-    names: str | None = None
     resume: bool = False
     overwrite: bool = False
     words: dict[str, Any] = field(default_factory=dict)
@@ -42,10 +40,18 @@ class Plan:
 
 @dataclass(frozen=True)
 class Task:
-    """A clip and the folder that its result goes to."""
+    """A clip as it was named, for the record; its files by whole paths, as a worker may be at work elsewhere; and the folder of
+    its result."""
 
     entry: Entry
+    files: Entry
     folder: Path
+
+    @classmethod
+    def of(cls, entry: Entry, folder: Path) -> "Task":
+        """With paths as they are in this process."""
+        paths = {name: path and absolute(path) for name, path in vars(entry).items() if name != "place"}
+        return cls(entry, replace(entry, **paths), folder)
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ def _segment(plan: Plan, task: Task, bars: Bars, tell: Callable[[str], None]) ->
     record = folder.folder / "run.json"
     if plan.resume and record.exists() and _is_finished(plan, task, folder, read_json(record, "make the run anew")):
         return False
-    clip = open_clip(absolute(task.entry.clip), *plan.taken)
+    clip = open_clip(task.files.clip, *plan.taken)
     # without --overwrite there is nothing but what a task of this command left when its worker died
     again = plan.resume or not plan.overwrite
     job, until = _job(plan, task, clip, tell), time.monotonic() + PATIENCE
@@ -119,7 +125,7 @@ def _is_finished(plan: Plan, task: Task, folder: UnfinishedFolder, record: Any) 
     try:
         if any(record["input"][name] != plan.words[name] for name in ("frames", "stride")):
             return False
-        (first, last, step), path = record["frames"], Path(absolute(task.entry.clip))
+        (first, last, step), path = record["frames"], Path(task.files.clip)
         clip = Clip(path, (0, 0), 0.0, range(first, last + 1, step), image_files(path))
         return isinstance(decide(folder, _job(plan, task, clip).request(), True), Complete)
     except (InputError, OSError, LookupError, TypeError, ValueError):
@@ -127,8 +133,8 @@ def _is_finished(plan: Plan, task: Task, folder: UnfinishedFolder, record: Any) 
 
 
 def _job(plan: Plan, task: Task, clip: Clip, tell: Callable[[str], None] = say) -> Job:
-    entry, names = task.entry, task.entry.names or plan.names
-    files = {0: absolute(entry.first_mask)} if entry.first_mask else {}
-    masks, called = given_masks(files, clip, None if names is None else read_names(absolute(names)))
-    words = {"clip": entry.clip, **plan.words, "first_mask": entry.first_mask, "mask": [], "names": names}
-    return Job(clip, plan.settings[bool(masks)], masks, called, *plan.how, words, plan.threads, tell)
+    entry, files = task.entry, task.files
+    given = {0: files.first_mask} if files.first_mask else {}
+    masks, names = given_masks(given, clip, None if files.names is None else read_names(files.names))
+    words = {"clip": entry.clip, **plan.words, "first_mask": entry.first_mask, "mask": [], "names": entry.names}
+    return Job(clip, plan.settings[bool(masks)], masks, names, *plan.how, words, plan.threads, tell)

@@ -3,6 +3,7 @@
 import sys
 from argparse import Namespace
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,8 +77,9 @@ def _segment_all(options: Namespace, entries: tuple["Entry", ...], workers: "Wor
     taken, words = (*frame_range(options.frames), options.stride), {"frames": options.frames, "stride": options.stride}
     model = options.model if options.model in MODELS or not Path(options.model).is_dir() else absolute(options.model)
     how = (model, options.device, options.dtype, options.offload)
-    plan = Plan(settings, taken, how, num_threads(options), options.names, options.resume, options.overwrite, words)
-    batch = Batch(plan, entries, results_folder(options))
+    plan = Plan(settings, taken, how, num_threads(options), options.resume, options.overwrite, words)
+    named = [replace(entry, names=entry.names or options.names) for entry in entries]
+    batch = Batch(plan, named, results_folder(options))
     for task in batch.tasks:
         refuse_own_input(task.folder, options.settings)
     failed = batch.run(partial(open_executor, workers) if workers else nullcontext)
