@@ -95,7 +95,7 @@ class VidSeg:
     ):  # fmt: skip
         self.backbone, self.executor = backbone, executor
         self.settings = (settings or Settings()).resolve(backbone.model)
-        self.errand = partial(type(self), settings=self.settings, extract=extract)
+        self._again = partial(type(self), settings=self.settings, extract=extract)
         self.extract = extract or partial(frame_features, backbone, settings=self.settings)
         backbone.check(self.settings)
 
@@ -188,7 +188,7 @@ class VidSeg:
         return _Stream(chain(iter([first]), groups), checked, names, scene)  # an iterator lets the first window go afterwards
 
     def _run(self, stream: "_Stream", progress: Progress | None, pixels: bool) -> Iterator[WindowResult]:
-        crew = Crew(self.executor, self.compute, lambda: Errand.of(self.backbone, self.errand))
+        crew = Crew(self.executor, self.compute, lambda: Errand.of(self.backbone, self._again))
         yield from relay(map(partial(self._window, stream, progress, pixels), stream.windows), crew)
         if beyond := [n for n in stream.masks if n >= (count := stream.scene.frames)]:  # its length was not known before
             raise InputError(f"there is a mask of frame {beyond[0]}, but the clip has {count} frames, counted from 0")

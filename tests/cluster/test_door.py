@@ -8,6 +8,7 @@ from concurrent.futures import Future
 import distributed
 import psutil
 import pytest
+from distributed.comm import CommClosedError
 from distributed.scheduler import KilledWorker
 
 from vidseg_core import InputError
@@ -67,12 +68,19 @@ def test_another_version_is_refused_at_the_start(address, monkeypatch):
         pytest.fail("it was opened")
 
 
-def test_a_worker_without_the_package_is_refused_at_the_start(address, monkeypatch):
+def test_another_version_of_the_scheduler_is_refused_at_the_start(address, monkeypatch):
+    monkeypatch.setattr(distributed.Client, "run_on_scheduler", lambda *_: {"vidseg_core": "of code 0"})
+    with pytest.raises(InputError, match=r"the scheduler has vidseg_core of code 0, but this process of code"), opened(address):
+        pytest.fail("it was opened")
+
+
+@pytest.mark.parametrize("who", ["run", "run_on_scheduler"])
+def test_a_machine_without_the_package_is_refused_at_the_start(address, monkeypatch, who):
     def lacking(*_):
         raise ModuleNotFoundError(name="vidseg_core")
 
-    monkeypatch.setattr(distributed.Client, "run", lacking)
-    with pytest.raises(InputError, match="a worker has no vidseg_core"), opened(address):
+    monkeypatch.setattr(distributed.Client, who, lacking)
+    with pytest.raises(InputError, match="the scheduler or a worker has no vidseg_core"), opened(address):
         pytest.fail("it was opened")
 
 
@@ -92,7 +100,10 @@ def test_the_version_of_the_code_is_its_bytes(tmp_path, monkeypatch):
     assert versions.versions_here.__wrapped__()["vidseg_core"] != one != here["vidseg_core"]
 
 
-@pytest.mark.parametrize(("error", "words"), [(KilledWorker("a", None, 3), "killed again and again"), (None, "was lost")])
+LOST = [(KilledWorker("a", None, 3), "killed again and again"), (None, "was lost"), (CommClosedError(), "was lost")]
+
+
+@pytest.mark.parametrize(("error", "words"), LOST)
 def test_workers_that_keep_dying_and_a_cluster_that_is_lost(address, monkeypatch, error, words):
     future = Future()
     future.set_exception(error) if error else future.cancel()

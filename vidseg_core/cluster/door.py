@@ -37,6 +37,8 @@ class Workers:
 
 
 HERE = Workers()
+DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+"""What a local worker does first: Ctrl-C reaches it too, but is for the process that ends it."""
 
 
 class ClusterExecutor(Executor):
@@ -69,11 +71,12 @@ def open_executor(workers: Workers) -> Iterator[ClusterExecutor]:
     keep dying or the cluster is lost.
     """
     from distributed import Client, LocalCluster
+    from distributed.comm import CommClosedError
     from distributed.scheduler import KilledWorker
 
     logging.getLogger("distributed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", "Sending large graph")  # frames travel with their task; clips on disk do not
-    how = {"threads_per_worker": 1, "dashboard_address": "localhost:0", "silence_logs": logging.ERROR}
+    how = {"threads_per_worker": 1, "dashboard_address": "localhost:0", "silence_logs": logging.ERROR, "preload": [DEAF]}
     cluster = workers.scheduler or LocalCluster(n_workers=workers.count, **how)
     try:
         client = Client(cluster, timeout="30s")
@@ -87,7 +90,7 @@ def open_executor(workers: Workers) -> Iterator[ClusterExecutor]:
         yield executor
     except KilledWorker as error:
         raise InputError("a task's workers were killed again and again (out of memory?): use fewer workers") from error
-    except CancelledError as error:
+    except (CancelledError, CommClosedError) as error:
         raise InputError("the cluster was lost: start it again") from error
     finally:
         _quietly(executor.shutdown, False)
@@ -103,18 +106,19 @@ def pick_device(worker: Any, count: int) -> int | None:
 
 
 def _greet(client: "Client", workers: Workers) -> None:
-    """Say where the dashboard is, and refuse workers with other versions; those that come later are checked by their tasks."""
+    """Say where the dashboard is, and refuse other versions there; workers that come later are checked by their tasks."""
     services = client.scheduler_info().get("services", {})
     if services.get("dashboard") and (workers.scheduler or find_spec("bokeh")):  # without bokeh the page is empty
         print(f"dashboard: {client.dashboard_link}", file=sys.stderr)
     if not client.nthreads():
         print(f"{workers.scheduler} has no worker yet: waiting for the first (dask worker ADDRESS)", file=sys.stderr)
-    try:
-        there = client.run(versions_here)
+    try:  # the scheduler reads what workers are sent, so it needs the same
+        there = {"scheduler": client.run_on_scheduler(versions_here)}
+        there |= {f"worker {address}": versions for address, versions in client.run(versions_here).items()}
     except ModuleNotFoundError as error:
-        raise InputError(f"a worker has no {error.name}: install there what is installed here") from error
-    for address, versions in there.items():
-        check_versions(versions_here(), versions, address)
+        raise InputError(f"the scheduler or a worker has no {error.name}: install there what is installed here") from error
+    for who, versions in there.items():
+        check_versions(versions_here(), versions, who)
 
 
 def _at_worker(versions: Versions, function: Callable, *arguments: Any) -> Any:
@@ -123,7 +127,7 @@ def _at_worker(versions: Versions, function: Callable, *arguments: Any) -> Any:
     from distributed import get_worker
 
     worker = get_worker()
-    check_versions(versions, versions_here(), worker.address)
+    check_versions(versions, versions_here(), f"worker {worker.address}")
     device = pick_device(worker.name, torch.cuda.device_count())
     if device is not None:
         torch.cuda.set_device(device)  # what "cuda" means to this thread

@@ -23,11 +23,11 @@ def versions_here() -> Versions:
     return {"vidseg_core": f"of code {digest.hexdigest()[:8]}", "python": platform.python_version(), **others}
 
 
-def check_versions(wanted: Versions, there: Versions, worker: str) -> None:
-    """Raises InputError if a worker, given by its address, has other versions than `wanted`; it names the first."""
+def check_versions(wanted: Versions, there: Versions, who: str) -> None:
+    """Raises InputError if `who` ("worker tcp://10.0.0.2:4000") has other versions than `wanted`; it names the first."""
     for name, version in wanted.items():
         if there.get(name) != version:
             raise InputError(
-                f"the worker {worker} has {name} {there.get(name)}, but this process {version}: results could differ, so "
+                f"the {who} has {name} {there.get(name)}, but this process {version}: results could differ, so "
                 "install the same everywhere"
             )
