@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 
 import distributed
 import pytest
@@ -16,12 +17,14 @@ from PIL import Image
 from processes import FORKSERVER
 
 import vidseg_core.pipeline
+from vidseg_core import Settings
 from vidseg_core.cli import main
 from vidseg_core.cluster.door import Workers
 from vidseg_core.io import run
 from vidseg_core.io.files import UnfinishedFolder
 from vidseg_core.io.run import Job, run_job
 from vidseg_core.io.video import open_clip
+from vidseg_core.models.registry import data_folder
 
 FRAMES = 26
 """Nine windows."""
@@ -212,3 +215,14 @@ def test_the_command_says_who_computes(clip, tmp_path, monkeypatch, words, worke
     monkeypatch.setattr(run, "run_job", lambda job, *_: jobs.append(job))
     assert main(["segment", str(clip), "--out", str(tmp_path / "out"), *words]) == 0
     assert jobs[0].workers == workers and jobs[0].threads == threads
+
+
+def test_the_embedded_model_over_two_processes(tmp_path):
+    """The command's own cluster, a sample clip, three windows."""
+    small = replace(Settings(), working_size=(96, 128), window=2)
+    found = []
+    for workers in (Workers(), Workers(2)):
+        job = Job(open_clip(data_folder() / "clips" / "cup.mp4", 0, 6), small, workers=workers, threads=1)
+        run_job(job, UnfinishedFolder(tmp_path / "out", True), False, lambda *_: nullcontext(lambda *_: None))
+        found.append(result(tmp_path / "out"))
+    assert found[0] == found[1] and len(found[0][0]) == 8
