@@ -91,6 +91,13 @@ def skip_member(app: Sphinx, what: str, name: str, thing: object, skip: bool, op
     return True if not str(getattr(thing, "__module__", "vidseg_core")).startswith("vidseg_core") else None
 
 
+def readable_signature(
+    app: Sphinx, what: str, name: str, thing: object, options: object, signature: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """A default that a dataclass makes anew each time is `...`: Sphinx cannot read the rest after `<factory>`."""
+    return signature and signature.replace("<factory>", "..."), returned
+
+
 def inline_math(writer: nodes.NodeVisitor, node: nodes.math) -> None:
     """A formula within a line as MathML, which browsers show without a script."""
     writer.body.append(mathml(node, as_block=False))
@@ -126,6 +133,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_html_math_renderer("mathml", (inline_math, None), (block_math, None))
     app.connect("source-read", prepare)
     app.connect("autodoc-process-docstring", markdown_docstring)
+    app.connect("autodoc-process-signature", readable_signature)
     app.connect("autodoc-skip-member", skip_member)
     app.connect("doctree-read", keep_remote_pictures_out)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -6,7 +6,7 @@ import ipywidgets
 import pytest
 
 from vidseg_core import InputError
-from vidseg_core.workbook.states import ALONE, MOST, POINTS, Choice, declared_states, default_states, share_out, spread
+from vidseg_core.workbook.states import ALONE, POINTS, SOME, Choice, declared_states, default_states, share_out, spread
 from vidseg_core.workbook.widgets import choice, levels, share, slider
 
 
@@ -50,7 +50,7 @@ def test_two_sliders_are_combined():
     found = choices(k=slider("k", 8, 1, 20), frame=slider("frame", 0, 0, 13))
     states = default_states(found, (7, 0), ())
     rows, columns = ({state[c] for state in states} for c in (0, 1))
-    assert len(states) == len(rows) * len(columns) <= MOST and min(len(rows), len(columns)) >= 6
+    assert len(states) == len(rows) * len(columns) <= SOME and min(len(rows), len(columns)) >= 5
     assert states[0] == (7, 0)
 
 
@@ -70,11 +70,11 @@ def test_what_a_click_sets_is_combined_and_the_rest_moves_alone():
     )
     states = default_states(found, (15, 20, 0, 0), ["row", "column", "frame"])
     points = {s[:2] for s in states}
-    assert 30 <= len(points) <= POINTS and {s[2] for s in states if s[:2] == (15, 20)} == {0, 1, 2, 3, 4}
-    assert (15, 20, 0, 1) in states and len(states) <= MOST
+    assert 20 <= len(points) <= POINTS and {s[2] for s in states if s[:2] == (15, 20)} == {0, 1, 2, 3, 4}
+    assert (15, 20, 0, 1) in states and len(states) <= SOME
 
 
-@pytest.mark.parametrize("most", [1, 7, 36, 60])
+@pytest.mark.parametrize("most", [1, 7, 24, 60])
 def test_shares_fit(most):
     counts = share_out({"a": 100, "b": 3, "c": 20}, most)
     assert math.prod(counts.values()) <= most and counts["b"] <= 3 and counts["a"] >= counts["c"] >= counts["b"]

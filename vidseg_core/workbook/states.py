@@ -18,10 +18,12 @@ State = tuple[int, ...]
 Grid = Mapping[str, Sequence[Any]]
 
 MOST = 60
-"""Pictures of an explorer."""
-POINTS = 36
-"""Pictures that show what a click chooses: that many points, or fewer in several frames."""
-ALONE = 9
+"""Pictures of an explorer, at most: each takes about half a second to draw and 10 kB."""
+SOME = 42
+"""Pictures of an explorer that declares no grid."""
+POINTS = 24
+"""Of them, those that show what a click chooses: that many points, or fewer in several frames."""
+ALONE = 7
 """Values of a control that is moved while the others stay."""
 
 
@@ -75,14 +77,14 @@ def default_states(choices: Mapping[str, Choice], present: State, clicked: Itera
     """All controls together, if that leaves each at least four values. Else the controls that a click sets (`clicked`) are
     combined with each other, and each of the rest is moved alone."""
     sizes, own = {name: len(choice.values) for name, choice in choices.items()}, dict(zip(choices, present, strict=True))
-    counts = share_out(sizes, MOST)
+    counts = share_out(sizes, SOME)
     clicked = set(clicked)
     if not clicked and all(counts[name] >= min(4, size) for name, size in sizes.items()):
         return _product([{name: spread(sizes[name], counts[name], own[name]) for name in sizes}], choices, present)
     points = share_out({name: size for name, size in sizes.items() if name in clicked}, POINTS)
     grids = [{name: spread(sizes[name], count, own[name]) for name, count in points.items()}]
     rest = [name for name in sizes if points.get(name, 1) == 1 < sizes[name]]
-    each = min(ALONE, (MOST - math.prod(points.values())) // max(1, len(rest)))
+    each = min(ALONE, (SOME - math.prod(points.values())) // max(1, len(rest)))
     return _product(grids + [{name: spread(sizes[name], each, own[name])} for name in rest], choices, present)
 
 
