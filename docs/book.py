@@ -43,7 +43,8 @@ def prepare(app: Sphinx, docname: str, source: list[str]) -> None:
     if app.env.doc2path(docname).suffix == ".ipynb":
         source[0] = without_tests(source[0])
     elif docname.startswith("benchmarks/") and not source[0].startswith("#"):
-        source[0] = f"# {docname}\n\n{source[0]}"  # tables that a benchmark wrote, without a title
+        title = Path(docname).name.replace("_", " ").capitalize()
+        source[0] = f"# {title}\n\n{source[0]}"  # tables that a benchmark wrote, without a title
     else:
         source[0] = MODULES.sub(lambda found: modules(found[1]), source[0])
         source[0] = TABLES.sub(lambda _: tables(), source[0])
@@ -71,8 +72,9 @@ def tables() -> str:
     from vidseg_core.settings import STAGES, Settings
     from vidseg_core.workbook.tables import settings_table
 
-    kinds = {"Settings": Settings} | {kind.__name__: kind for kind in STAGES.values()}
-    return "\n\n".join(f"## {name}\n\n{inspect.getdoc(kind)}\n\n{settings_table(kind).data}" for name, kind in kinds.items())
+    whole = f"## Settings\n\n{inspect.getdoc(Settings)}"  # its fields are explained there
+    parts = (f"## {k.__name__}\n\n{inspect.getdoc(k)}\n\n{settings_table(k).data}" for k in STAGES.values())
+    return "\n\n".join([whole, *parts])
 
 
 def markdown_docstring(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
