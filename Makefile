@@ -20,7 +20,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # The tests spread over processes, not over threads.
 unit notebooks book test-training test-browser: export OMP_NUM_THREADS := 1
 
-.PHONY: install demo figures lab test test-training test-full test-browser bench book gpu-check unit notebooks pair sync lint format clean browser
+.PHONY: install demo figures lab test test-training test-full test-browser bench book gpu-check unit notebooks pair sync lint format clean browser sphinx
 MODEL ?= sd21-base
 .DEFAULT_GOAL := test
 
@@ -55,8 +55,13 @@ lab: install
 
 test: install lint sync unit notebooks
 
-test-browser: browser
+test-browser: browser sphinx
 	$(BIN)/python -m pytest -p no:nbval -m browser tests/e2e
+
+# What builds the book is not needed for anything else, and is installed only here.
+sphinx: install
+	@$(BIN)/python -c "import sphinx_book_theme, myst_nb" 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[book]"
 
 # What drives a browser is not needed for anything else, and is installed only here.
 browser: install
@@ -66,9 +71,7 @@ browser: install
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[browser]"
 
 # Results of notebooks are kept in outputs/book-cache, and used again until the notebook, the package or its data change.
-book: install
-	@$(BIN)/python -c "import sphinx_book_theme, myst_nb" 2>/dev/null || \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[book]"
+book: sphinx
 	$(BIN)/python -m sphinx -W --keep-going -b html -c docs -d outputs/book-doctrees . outputs/book
 	@echo "Open outputs/book/index.html in a browser."
 
