@@ -130,8 +130,8 @@ def keep_remote_pictures_out(app: Sphinx, doctree: nodes.document) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
-    # What widgets hold in the end would be written into every page. myst-nb has no setting for it.
-    nbclient.NotebookClient.store_widget_state.default_value = False
+    # What widgets hold in the end would be written into every page, a megabyte that nothing reads. There is no setting for it.
+    nbclient.NotebookClient.set_widgets_metadata = lambda client: None
     app.add_html_math_renderer("mathml", (inline_math, None), (block_math, None))
     app.connect("source-read", prepare)
     app.connect("autodoc-process-docstring", markdown_docstring)

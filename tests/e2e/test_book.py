@@ -128,10 +128,11 @@ def test_a_click_chooses_among_drawn_points(browser, small):
     assert re.match(r"Not drawn here: .*column \d+.* The nearest is shown: .*column 9", status.inner_text())
 
 
-def test_formulas_badges_and_hidden_cells(browser, small):
+def test_what_a_page_holds_and_what_not(browser, small):
     page, _, _ = opened(browser, f"{small}/notebooks/small.html")
     assert page.locator("math msqrt").count() == 1 and page.get_by_text("badge").count() == 1
     assert "hidden" not in page.inner_text("article")
+    assert page.locator("script[type*='widget-state']").count() == 0, "what widgets hold is written into the page"
     page.goto(small)
     page.wait_for_url("**/docs/index.html")
 
