@@ -13,8 +13,8 @@ from vidseg_core.workbook.context import read_features
 def test_weights_are_those_that_mix_the_networks_values(small_video, short_clip):
     """One head at a time there are no weights to compare; their mean is that of a network whose values are the same for all
     heads: with values that name the frame, the output of attention is the mean weight."""
-    block = temporal.temporal_blocks(small_video)[-2]  # the last one that the features need
-    weights = temporal.temporal_attention(small_video, short_clip.frames, block)
+    block = temporal.own_block(small_video)
+    weights = temporal.temporal_attention(small_video, short_clip.frames)[block]
     h, w, f, _ = weights.shape
     assert f == len(short_clip.frames) and np.allclose(weights.sum(-1), 1, atol=1e-4) and weights.min() >= 0
     with small_video.tap((block + ".to_q", block + ".to_k")) as taps:
@@ -30,6 +30,13 @@ def test_blocks_are_the_decoders(small_video):
     blocks = temporal.temporal_blocks(small_video)
     assert blocks and all(b.startswith("up_blocks") and TEMPORAL in b for b in blocks)
     assert [b.split(".")[1] for b in blocks] == sorted(b.split(".")[1] for b in blocks)
+    assert temporal.own_block(small_video) in blocks and temporal.own_block(small_video).startswith("up_blocks.1.attentions.0.")
+
+
+def test_every_block_has_its_map(small_video, short_clip):
+    found = temporal.temporal_attention(small_video, short_clip.frames)
+    assert list(found) == temporal.temporal_blocks(small_video)
+    assert {f.shape[:2] for f in found.values()} == {(6, 8), (12, 16)}
 
 
 @pytest.mark.parametrize(("what", "alone"), [("all", True), ("attention", False)])

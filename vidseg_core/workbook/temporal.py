@@ -24,31 +24,53 @@ def temporal_blocks(backbone: VideoBackbone) -> list[str]:
     return [p for p, _ in backbone.unet.named_modules() if p.startswith("up_blocks") and TEMPORAL in p and p.endswith("attn1")]
 
 
-def temporal_attention(backbone: VideoBackbone, frames: Frames, block: str) -> Attention:
-    """How much each frame's cell looks at the same place of every frame: softmax of queries times keys, mean over heads.
-    Entry [y, x, q, t] is the weight of frame t for frame q; rows add up to 1. A pass as stage 1 makes it."""
-    settings = Settings().resolve(backbone.model)
+def own_block(backbone: VideoBackbone) -> str:
+    """The temporal self-attention right behind the layer whose queries the correspondences compare."""
+    match_block = Settings().resolve(backbone.model).features.match_blocks[0]
+    return next(block for block in temporal_blocks(backbone) if block.startswith(match_block + TEMPORAL))
+
+
+def temporal_attention(backbone: VideoBackbone, frames: Frames) -> dict[str, Attention]:
+    """How much each frame's cell looks at the same place of every frame, for each temporal self-attention of the decoder:
+    softmax of queries times keys, mean over heads. Entry [y, x, q, t] is the weight of frame t for frame q; rows add up to 1.
+
+    One pass as stage 1 makes it, at the working size alone, whatever other scales the model's features are read at.
+    """
+    settings, blocks = Settings().resolve(backbone.model), temporal_blocks(backbone)
     images = working_images(backbone, frames, settings)
     latents, condition = backbone.encode(images), backbone.condition(images, settings.condition, settings.seed)
     noisy = latents + backbone.sigma(settings.features.timestep) * backbone.noise(latents, settings.seed, shared=True)
-    with backbone.tap((block + ".to_q", block + ".to_k"), enough=True) as taps:
+    with backbone.tap(tuple(block + end for block in blocks for end in (".to_q", ".to_k"))) as taps:
         backbone.denoise(noisy, settings.features.timestep, condition=condition)
-    heads = backbone.unet.get_submodule(block).heads
-    query, key = (taps[block + end].float().unflatten(-1, (heads, -1)).transpose(1, 2) for end in (".to_q", ".to_k"))
-    weights = (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1).mean(1)
-    height, width = images.shape[2:]
-    cell = round((height * width / len(weights)) ** 0.5)
-    return weights.unflatten(0, (height // cell, width // cell)).cpu().numpy()
+    found = {}
+    for block in blocks:
+        query, key = (taps[block + end].float() for end in (".to_q", ".to_k"))
+        weights = mixing_weights(query, key, backbone.unet.get_submodule(block).heads)
+        found[block] = as_cells(weights, tuple(images.shape[2:])).cpu().numpy()
+    return found
+
+
+def mixing_weights(
+    query: Float[torch.Tensor, "n f d"], key: Float[torch.Tensor, "n f d"], heads: int
+) -> Float[torch.Tensor, "n f f"]:
+    """Softmax of queries times keys over the root of a head's width, mean over heads."""
+    query, key = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key))
+    return (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1).mean(1)
+
+
+def as_cells(weights: Float[torch.Tensor, "n f f"], size: tuple[int, int]) -> Float[torch.Tensor, "h w f f"]:
+    """What is known of each cell, row after row, as a map; cells are squares of a picture of `size` = (H, W)."""
+    cell = round((size[0] * size[1] / len(weights)) ** 0.5)
+    return weights.unflatten(0, (size[0] // cell, size[1] // cell))
 
 
 def explore_time(backbone: VideoBackbone, frames: Frames) -> Explorer:
     """Where in time a clicked point looks: the frames with the point, the map of weights for each, and the weights as a curve.
 
-    A pass for each block, then look-ups. `shown` has "weights" [f] of the point and "attention" [h, w, f, f].
+    One pass, then look-ups. `shown` has "weights" [f] of the point and "attention" [h, w, f, f].
     """
-    blocks, size = temporal_blocks(backbone), frames.shape[1:3]
-    known = {block: temporal_attention(backbone, frames, block) for block in blocks}
-    grid = known[blocks[-1]].shape[:2]
+    known, own, size = temporal_attention(backbone, frames), own_block(backbone), frames.shape[1:3]
+    grid = known[own].shape[:2]
     shown = np.unique(np.linspace(0, len(frames) - 1, 7).round().astype(int)).tolist()
 
     def draw(frame: int, row: int, column: int, block: str) -> Drawn:
@@ -67,7 +89,7 @@ def explore_time(backbone: VideoBackbone, frames: Frames) -> Explorer:
         frame=slider("of frame", len(frames) // 2, 0, len(frames) - 1, live=True),
         row=slider("row", grid[0] // 2, 0, grid[0] - 1, live=True),
         column=slider("column", grid[1] // 2, 0, grid[1] - 1, live=True),
-        block=choice("block", blocks[-1], [(p.split(".temporal")[0], p) for p in blocks]),
+        block=choice("block", own, [(p.split(".temporal")[0], p) for p in known]),
     )  # fmt: skip
 
 

@@ -2,13 +2,12 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import ipywidgets
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 
 from vidseg_core.common import enlarge
@@ -19,73 +18,12 @@ from vidseg_core.models.backbone import Backbone, Condition
 from vidseg_core.models.video_backbone import VideoBackbone
 from vidseg_core.settings import Settings
 from vidseg_core.workbook.context import named_cells, read_features
-from vidseg_core.workbook.correspondence import judge_hops
-from vidseg_core.workbook.features import at_centres
 from vidseg_core.workbook.figures import mark
-from vidseg_core.workbook.motion import Window, stability, true_paths
-from vidseg_core.workbook.temporal import without_time
+from vidseg_core.workbook.motion import true_paths
+from vidseg_core.workbook.steadiness import guess_lost, hide, judge_lost, lost_cells
 from vidseg_core.workbook.widgets import STYLE, Drawn, Explorer, pick, slider
 
 Frames = UInt8[np.ndarray, "f H W 3"]
-
-
-@dataclass(frozen=True)
-class Steadiness:
-    """What a window's features are worth along the true motion: `matching`, the share of moves found within a cell;
-    `similarity`, the mean cosine of a point with itself a frame later; `right` and `kept`, the shares of cells that the context
-    model labels truly, and alike a frame later."""
-
-    matching: float
-    similarity: float
-    right: float
-    kept: float
-
-
-def judge(features: Features, clip: GeneratedClip) -> Steadiness:
-    """Features of the clip's first frames against the exact answer; the first mask names the cells."""
-    cells = named_cells(features, clip.labels[0], Settings())
-    count = len(cells)
-    window = Window(clip, features.match, cells)
-    kept = stability(cells, clip.flow[: count - 1], clip.visible[: count - 1])
-    similar = float(np.nanmean(along_motion(features.match, clip)))
-    return Steadiness(judge_hops(window).within, similar, float((cells == window.truth).mean()), float(kept.mean()))
-
-
-def along_motion(match: Float[torch.Tensor, "f h w e"], clip: GeneratedClip, start: int = 0) -> Float[np.ndarray, " g"]:
-    """Mean cosine between each cell and the place where it is in the next frame; frame `start` of the clip is the first. Places
-    between cells are interpolated; cells that are hidden then do not count."""
-    unit, cells = torch.nn.functional.normalize(match, dim=-1), tuple(match.shape[1:3])
-    side = np.array(clip.labels.shape[1:]) / cells
-    centres = np.stack(np.meshgrid(*[(np.arange(n) + 0.5) for n in cells], indexing="ij"), -1)
-    means = []
-    for n in range(len(match) - 1):
-        flow = np.stack([at_centres(clip.flow[start + n][None, ..., k], cells)[0] / side[k] for k in range(2)], -1)
-        where = (centres + flow) / cells * 2 - 1
-        grid = torch.from_numpy(where[None, ..., ::-1].copy()).float()
-        there = torch.nn.functional.grid_sample(
-            unit[n + 1].permute(2, 0, 1)[None], grid, padding_mode="border", align_corners=False
-        )[0].permute(1, 2, 0)
-        cosine = torch.nn.functional.cosine_similarity(unit[n], there, dim=-1).numpy()
-        means.append(cosine[at_centres(clip.visible[start + n][None], cells)[0]].mean())
-    return np.array(means)
-
-
-def shuffled(backbone: Backbone, frames: Frames, seed: int = 0) -> Features:
-    """Features of the frames when the model is shown them in another order (the first stays), put back in their own."""
-    order = np.concatenate([[0], 1 + np.random.default_rng(seed).permutation(len(frames) - 1)])
-    found, back = read_features(backbone, frames[order]), torch.from_numpy(np.argsort(order))
-    return Features(found.context[back], found.match[back])
-
-
-def judge_time(backbone: VideoBackbone, clip: GeneratedClip, frames: int) -> dict[str, Steadiness]:
-    """`judge` for a video model as it is and with its sense of time disturbed in three ways."""
-    shown, table = clip.frames[:frames], {}
-    table["as it is"] = judge(read_features(backbone, shown), clip)
-    table["frames shuffled"] = judge(shuffled(backbone, shown), clip)
-    for name, what in (("no attention over time", "attention"), ("no temporal layer", "all")):
-        with backbone.edit(without_time(backbone, what)):
-            table[name] = judge(read_features(backbone, shown), clip)
-    return table
 
 
 def follow_point(
@@ -158,28 +96,11 @@ def conditioned(backbone: VideoBackbone, frames: Frames, first: UInt8[np.ndarray
         del backbone.condition
 
 
-def hide(frames: Frames, frame: int, lost: float, seed: int = 0) -> Frames:
-    """The frames with the middle of one of them lost, as in a broken stream: random colours in blocks of 8x8 pixels over a
-    rectangle whose sides are `lost` times the picture's."""
-    spoiled, size = frames.copy(), frames.shape[1:3]
-    part = tuple(slice(round(side * (1 - lost) / 2), round(side * (1 + lost) / 2)) for side in size)
-    there = spoiled[frame][part]
-    blocks = np.random.default_rng(seed).integers(0, 256, (*(-(-side // 8) for side in there.shape[:2]), 3))
-    there[:] = blocks.repeat(8, 0).repeat(8, 1)[: there.shape[0], : there.shape[1]]
-    return spoiled
-
-
-def lost_cells(frames: Frames, spoiled: Frames, frame: int, cells: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    """Which cells of a frame lie in the part that `hide` took."""
-    rows, columns = ((spoiled[frame] != frames[frame]).any(-1).any(axis) for axis in (1, 0))
-    return at_centres((rows[:, None] & columns[None])[None], cells)[0]
-
-
 def explore_hidden(models: Mapping[str, Backbone], clip: GeneratedClip, frames: int) -> Explorer:
     """How much of a frame is lost, and which frame: the classes that the context model finds there with each model's features.
 
-    A pass over the window for each model and setting; what was seen is remembered. `shown` has "right" by model: the share of
-    cells within the lost part that get their true class.
+    A pass over the window for each model and setting; what was seen is remembered. `shown` has "right" by model, the share of
+    the lost cells that get their true class, and "guess", what the guesses of `guess_lost` get right there.
     """
     size, settings, shown = clip.labels.shape[1:], Settings(), clip.frames[:frames]
 
@@ -190,17 +111,21 @@ def explore_hidden(models: Mapping[str, Backbone], clip: GeneratedClip, frames: 
     def draw(frame: int, lost: float) -> Drawn:
         spoiled, figure, right = hide(shown, frame, lost), Drawing(figsize=(9, 2.7), layout="constrained"), {}
         first, *others = figure.subplots(1, len(models) + 1)
-        panel(first, spoiled[frame], f"frame {frame}, a part lost")
         for axes, name in zip(others, models, strict=True):
             cells = label(name, frame, lost)
-            same = cells == at_centres(clip.labels[frame][None], cells.shape)[0]
-            right[name] = float(same[lost_cells(shown, spoiled, frame, cells.shape)].mean())
+            there = lost_cells(shown, spoiled, frame, cells.shape)
+            right[name] = judge_lost(cells, clip.labels[frame], there).right
+            guesses = guess_lost(clip.labels, frame, there)
             panel(axes, blend(spoiled[frame], enlarge(cells, size)), f"{name}: {right[name]:.0%} right there")
-        return figure, {"right": right}
+        guess = {name: judge_lost(cells, clip.labels[frame], there).right for name, cells in guesses.items()}
+        panel(first, spoiled[frame], f"frame {frame}; one class for all: {guess['most common class']:.0%}")
+        return figure, {"right": right, "guess": guess}
 
     return Explorer(
         draw, frame=slider("frame", frames // 2, 1, frames - 1),
-        lost=ipywidgets.FloatSlider(value=0.5, min=0.1, max=1.0, step=0.1, description="lost", **STYLE),
+        lost=ipywidgets.FloatSlider(
+            value=0.5, min=0.1, max=1.0, step=0.1, description="lost", continuous_update=False, **STYLE
+        ),
     )  # fmt: skip
 
 
