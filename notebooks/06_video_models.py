@@ -136,12 +136,12 @@ gaps, table = (0, 1, 2, 4, 6), []
 for label in clip.names:
     rows = [attention[classes[n] == label, n].mean(0) for n in places]
     table.append([np.stack(rows)[away == gap].mean() for gap in gaps])
-names = list(clip.names.values())
-show_table(100 * np.array(table), names, gaps, "frames away")
+table, names = 100 * np.array(table), list(clip.names.values())
+show_table(table, names, gaps, "weight in percent, by frames away", best="row")
 
 # %%
-alike, own, far = 1 / FRAMES, np.mean(table, 0)[0], np.mean(table, 0)[-1]
-print(f"all alike: {alike:.1%}; the frame itself: {own:.1%}; 6 away: {far:.1%}")
+itself, *_, far = table.mean(0)
+print(f"all alike {100 / FRAMES:.1f}, itself {itself:.1f}, 6 away {far:.1f}")
 
 # %% [markdown]
 # Compare with "all alike". A frame that gets less than that, such as the frame
@@ -285,6 +285,7 @@ show(disturbed, "the video model without its sense of time")
 whole, mixed = disturbed["as it is"], disturbed["frames shuffled"]
 assert np.allclose(quiet.found, disturbed["no attention over time"].found)
 assert whole.found > mixed.found and whole.similarity > mixed.similarity
+assert mixed.found < disturbed["no temporal layer"].found
 assert disturbed["nothing moves"].found < 0.4
 
 # %% [markdown]
@@ -400,6 +401,7 @@ show(judged, "given this first frame")
 
 # %% tags=["test"]
 assert np.ptp([j.right for j in judged.values()]) < 0.02
+assert np.ptp([j.found for j in judged.values()]) < 0.05
 
 # %% [markdown]
 # Hardly a difference: at this noise level the frames themselves are all there.

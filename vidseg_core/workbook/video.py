@@ -116,9 +116,9 @@ def explore_hidden(models: Mapping[str, Backbone], clip: GeneratedClip, frames: 
             there = lost_cells(shown, spoiled, frame, cells.shape)
             right[name] = judge_lost(cells, clip.labels[frame], there).right
             guesses = guess_lost(clip.labels, frame, there)
-            panel(axes, blend(spoiled[frame], enlarge(cells, size)), f"{name}: {right[name]:.0%} right there")
+            panel(axes, blend(spoiled[frame], enlarge(cells, size), 0.7), f"{name}: {right[name]:.0%} right there")
         guess = {name: judge_lost(cells, clip.labels[frame], there).right for name, cells in guesses.items()}
-        panel(first, spoiled[frame], f"frame {frame}; one class for all: {guess['most common class']:.0%}")
+        panel(first, spoiled[frame], f"frame {frame}; the better guess: {max(guess.values()):.0%}")
         return figure, {"right": right, "guess": guess}
 
     return Explorer(
