@@ -3,13 +3,13 @@
     python benchmarks/video_time.py [--model tiny-video] [--clips 5]
     python benchmarks/video_time.py --model OUT/model --quick      # weights that a training run has just written
 
-Generated clips (other cut-outs and ways for each seed), every third frame, one window of 14. In percent: moves over two frames
-found within half a cell; the share of the true motion that they make (pace); cosine of a point with itself a frame later;
-cells, frame 0 left out, with their true class, named by the first mask; cells that keep their class along the motion; and,
-where the middle half of the middle frame is lost in noise, cells there with their true class, of all and as a mean over
-classes. Mean over clips ± standard error; in brackets the difference from the model as it is, clip by clip ± its standard
-error. Beside it the image model `tiny` and answers that look at nothing: "nothing moves", and for what is lost the class that
-is most common there.
+Generated clips (other cut-outs and ways for each seed), every third frame, one window of 14. How far moves over two frames end
+from the truth, in hundredths of a cell; then in percent: those within half a cell; the share of the true motion that they
+make (pace); cosine of a point with itself a frame later; cells, frame 0 left out, with their true class, named by the first
+mask; cells that keep their class along the motion; and, where the middle half of the middle frame is lost in noise, cells
+there with their true class, of all and as a mean over classes. Mean over clips ± standard error; in brackets the difference
+from the model as it is, clip by clip ± its standard error. Beside it the image model `tiny` and answers that look at nothing:
+"nothing moves", and for what is lost the class that is most common there.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from vidseg_core.workbook.steadiness import guess_lost, hide, judge, judge_lost,
 from vidseg_core.workbook.temporal import without_time
 
 FRAMES, MIDDLE = 14, 7
-COLUMNS = ("moves found", "pace", "similar", "right", "kept", "lost: right", "lost: by class")
+COLUMNS = ("cells/100 away", "moves found", "pace", "similar", "right", "kept", "lost: right", "lost: by class")
 GUESSES = ("nothing moves", "the most common class")
 Read = Callable[[np.ndarray], Features]
 
@@ -47,7 +47,7 @@ def scores(clip: GeneratedClip, ways: dict[str, Read]) -> np.ndarray:
         rows.append([*astuple(judge(features, clip)), *astuple(judge_lost(cells, truth, lost))])
     guesses = guess_lost(clip.labels, MIDDLE, lost)
     rows.append([*astuple(judge_still(features, clip)), *astuple(judge_lost(guesses["first mask"], truth, lost))])
-    rows.append([np.nan] * 5 + [*astuple(judge_lost(guesses["most common class"], truth, lost))])
+    rows.append([np.nan] * (len(COLUMNS) - 2) + [*astuple(judge_lost(guesses["most common class"], truth, lost))])
     return np.array(rows)
 
 

@@ -25,19 +25,20 @@ def test_true_moves_are_those_of_two_hops(sliding):
 def test_moves_count_within_half_a_cell_and_only_where_seen():
     truth = np.array([[[0, 2.0], [0, 2.0], [2.0, 0], [np.nan, np.nan]]])
     moves = np.array([[[0.5, 2.0], [0, 2.6], [1.0, 0], [9.0, 9.0]]])
-    found, pace = steadiness.judge_moves(moves, truth)
+    away, found, pace = steadiness.judge_moves(moves, truth)
+    assert away == pytest.approx((0.5 + 0.6 + 1) / 3)
     assert found == pytest.approx(1 / 3) and pace == pytest.approx((4 + 5.2 + 2) / 12)
 
 
 def test_true_features_are_judged_so(sliding):
     found = steadiness.judge(Features(sliding.match, sliding.match), sliding.clip)
-    assert found.found > 0.95 and found.pace == pytest.approx(1, abs=0.1)
+    assert found.away < 0.2 and found.found > 0.95 and found.pace == pytest.approx(1, abs=0.1)
     assert found.kept > 0.9 and found.similarity == pytest.approx(1, abs=1e-4)
 
 
 def test_to_say_that_nothing_moves_is_worth_little_where_all_moves(sliding):
     still = steadiness.judge_still(Features(sliding.match, sliding.match), sliding.clip)
-    assert (still.found, still.pace) == (0, 0) and still.similarity < 0.5
+    assert (still.away, still.found, still.pace) == (2, 0, 0) and still.similarity < 0.5
     truth = sliding.truth
     assert still.right == pytest.approx((truth[:1] == truth[1:]).mean())
 

@@ -26,14 +26,16 @@ the answer "nothing moves" would win."""
 
 @dataclass(frozen=True)
 class Steadiness:
-    """A window's features against the exact answer, all in 0..1.
+    """A window's features against the exact answer: `away` in cells, all others in 0..1.
 
-    `found` is the share of moves over `GAP` frames that end within half a cell of the truth along both axes; `pace`, how much
-    of the true motion these moves make (1: all; the slope of a regression through 0); `similarity`, the mean cosine of a point
+    Of moves over `GAP` frames, `away` is the mean distance of their ends from the truth; `found`, the share that ends within
+    half a cell of it along both axes; `pace`, how much of the true motion they make (1: all; the slope of a regression
+    through 0). `similarity` is the mean cosine of a point
     with itself a frame later; `right`, the share of cells, frame 0 left out, that get their true class; `kept`, the share of
     cells that have the same class a frame later. Points that are hidden then do not count.
     """
 
+    away: float
     found: float
     pace: float
     similarity: float
@@ -64,12 +66,13 @@ def _judge(moves: Moves, match: torch.Tensor, cells: Cells, clip: GeneratedClip)
     return Steadiness(*judge_moves(moves, true_moves(clip, frames, grid)), similar, float(right), float(kept))
 
 
-def judge_moves(moves: Moves, truth: Moves) -> tuple[float, float]:
-    """The share of moves within half a cell of the truth, and their pace; `truth` is NaN where a point is hidden."""
+def judge_moves(moves: Moves, truth: Moves) -> tuple[float, float, float]:
+    """`away`, `found` and `pace` of a `Steadiness`; `truth` is NaN where a point is hidden."""
     seen = np.isfinite(truth[..., 0])
     moves, truth = moves[seen], truth[seen]
+    away = np.linalg.norm(moves - truth, axis=-1).mean()
     found = (np.abs(moves - truth).max(-1) <= 0.5).mean()
-    return float(found), float((moves * truth).sum() / np.square(truth).sum())
+    return float(away), float(found), float((moves * truth).sum() / np.square(truth).sum())
 
 
 def true_moves(clip: GeneratedClip, frames: int, grid: tuple[int, int], gap: int = GAP) -> Moves:
