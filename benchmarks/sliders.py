@@ -21,10 +21,7 @@ def report(explorer: Explorer, name: str, **controls: list) -> None:
 def stage_1(backbone) -> None:
     cup = sample_clip("cup")
     numbers = list(cup.masks)
-    blocks, frames = features.attention_blocks(backbone), cup.frames[numbers]
-    explorer = features.explore_noise(backbone, frames)
-    report(explorer, "01 noise", timestep=[50, 100, 400], block=blocks[:3], ensemble=[2, 4], frame=[2, 3])
-    explorer = features.explore_similarity(backbone, frames, numbers)
+    explorer = features.explore_similarity(backbone, cup.frames[numbers], numbers)
     report(explorer, "01 similarity", row=[3, 9], column=[8, 22], frame=[1], block=["up_blocks.0.attentions.0"], timestep=[200])
 
 
@@ -34,9 +31,6 @@ def stage_2(backbone) -> None:
     explorer = context.explore_clusters(cup.frames[:14], still.context, ContextSettings())
     report(explorer, "02 clusters", num_segments=[7, 5, 3], frame=[4], seed=[1, 2], num_clusters=[10, 30, 40])
     moving = context.read_features(backbone, late.frames).context
-    motion = late.flow[:13], late.visible[:13], ContextSettings()
-    explorer = context.explore_flicker(late.frames[:14], moving[:14], *motion)
-    report(explorer, "02 flicker", start=[3, 5], num_clusters=[4, 12, 20])
     story = memory.arrival(late.frames, moving, late.labels, 3)
     explorer = memory.explore_memory({"arrival": story}, ContextSettings())
     report(explorer, "02 memory", frame=[9, 14], window=[7], neighbours=[8], keeps=["window"])

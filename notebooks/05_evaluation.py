@@ -16,168 +16,282 @@
 # %% [markdown]
 # # 5 Evaluation: what the scores say, and what they don't
 #
-# A segmentation without training has no loss to watch. How good it is shows only when it is held against true labels, and how that is done decides
-# the number as much as the method does.
-#
-# **You will** name the same clusters in four ways, fool each measure in turn, evaluate VidSeg and three baselines on the clips that come along, look at where they
-# fail, and read the ablation with its error bars.
-#
-# **You will learn** what the first frame's true mask gives away, why a stable wrong label can score full marks, and which stage is worth what.
-#
-# **You need** to know the four stages (`00_overview`).
+# A segmentation without training has no loss to watch. How good it is shows only when it is compared with true labels. How that is done decides the number as much as the method does.
 
-# %%
+# %% tags=["hide-input"]
 import os
 
 import numpy as np
+import vidseg_core as vs
 from IPython.display import Markdown
-
-from vidseg_core import load_backbone, sample_clip
+from scipy.ndimage import binary_dilation
+from vidseg_core.evaluation import metrics
 from vidseg_core.evaluation.datasets import open_dataset
-from vidseg_core.evaluation.metrics import video_consistency
-from vidseg_core.workbook import ablation
+from vidseg_core.io.overlay import blend
+from vidseg_core.workbook import ablation, failures
 from vidseg_core.workbook import evaluation as explore
-from vidseg_core.workbook.failures import explore_failures, gallery, show_gallery, worst_frames
+from vidseg_core.workbook.figures import show_frames, show_table
 
-FAST = os.environ.get("VIDSEG_FAST") == "1"  # CI sets it: fewer frames, the same steps
-backbone = load_backbone("tiny")
+FAST = os.environ.get("VIDSEG_FAST") == "1"  # fewer frames, for automatic tests
+backbone = vs.load_backbone("tiny")
+
+# %%
+cup = vs.sample_clip("cup")
+numbers = list(cup.masks)[: 2 if FAST else 5]
+frames = cup.frames[numbers]
+truth = np.stack([cup.masks[n] for n in numbers])
+ours = vs.VidSeg(backbone)(frames, first_mask=truth[0], keep=()).labels
+
+pictures = {"true": blend(frames[-1], truth[-1])}
+pictures["ours"] = blend(frames[-1], ours[-1])
+pictures["wrong"] = explore.with_errors(frames[-1], ours[-1], truth[-1])
+show_frames(pictures)
 
 # %% [markdown]
-# ## The first-frame protocol
-# Clusters are anonymous: cluster 7 is not "leaf". To compute a score they need names, and the paper takes them from the *true mask of frame 0*. So do we
-# by default (`--protocol first`), as do the published VidSeg scores. Four ways to use labels:
+# A frame of the clip `cup`: the mask that a person drew, our labels, and in black the pixels where they differ. Is this good? One number should say so. There are several, and each can be fooled.
+
+# %% [markdown]
+# ## mIoU by hand
 #
-# - **cells, by frame 0** (the default here): each cell of frame 0 takes the class that covers most of it. Later cells ask their neighbours among them.
-# - **clusters, by frame 0** (the paper): K-means first; each cluster takes the class that most of its pixels in frame 0 have.
-# - **no mask, named by frame 0**: the method never sees a label. Its clusters get their names after the run, in the same way.
-# - **no mask, Hungarian** (Kuhn 1955): one cluster a class, chosen so that the most pixels *of the whole clip* are right. All other clusters are wrong.
+# Count the pixels by true class (row) and by our class (column): the *confusion matrix*. Frame 0 does not count, because its mask was given to the method.
+
+# %%
+t, p = truth[1:].ravel(), ours[1:].ravel()
+counts = np.bincount(3 * t + p, minlength=9).reshape(3, 3)
+rows, columns = (
+    [f"{word} {name}" for name in cup.names.values()]
+    for word in ("is", "called")
+)
+show_table(100 * counts / counts.sum(), rows, columns, "% of the pixels")
+
+# %% [markdown]
+# The diagonal is right. *Pixel accuracy* is its share of all pixels. The *intersection over union* of a class divides what is right by everything that is the class or is called so. Its mean over the classes is the **mIoU**.
+
+# %%
+hits = np.diag(counts)
+iou = hits / (counts.sum(0) + counts.sum(1) - hits)
+print("accuracy", (hits.sum() / counts.sum()).round(3))
+print("IoU", iou.round(3), "mIoU", iou.mean().round(3))
+
+# %% [markdown]
+# Notice that accuracy is higher than mIoU. Most pixels are wall, and wall is easy. In the mIoU a small class counts as much as a large one.
+
+# %% tags=["test"]
+package = metrics.confusion(ours[1:], truth[1:], 3)
+assert np.array_equal(package[:, :3], counts)  # a fourth column: no class
+assert np.array_equal(metrics.class_iou(package), iou)
+assert metrics.mean_iou(package) == iou.mean()
+assert metrics.pixel_accuracy(package) == hits.sum() / counts.sum()
+
+# %% [markdown]
+# ## Do the outlines agree?
 #
-# The clip is generated; its truth is exact. In its second half a tile comes in that frame 0 does not show. **Question:** who will find the tile?
+# mIoU hardly notices an outline that is a pixel off. The boundary measure F does (Perazzi et al. 2016). A pixel of our outline is right if the true outline passes within 0.8 % of the image's diagonal, and the other way round.
+
+
+# %%
+def outline(mask):  # where it changes to the right, below, diagonally
+    edge = np.zeros_like(mask)
+    edge[:, :-1] |= mask[:, :-1] != mask[:, 1:]
+    edge[:-1] |= mask[:-1] != mask[1:]
+    edge[:-1, :-1] |= mask[:-1, :-1] != mask[1:, 1:]
+    return edge
+
+
+radius = int(np.ceil(0.008 * np.hypot(*truth[0].shape)))
+y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+disc = y**2 + x**2 <= radius**2
+a, b = outline(ours[-1] == 1), outline(truth[-1] == 1)  # 1 is the cup
+near_a, near_b = binary_dilation(a, disc), binary_dilation(b, disc)
+
+# %%
+precision = (a & near_b).sum() / a.sum()
+recall = (b & near_a).sum() / b.sum()
+f_cup = 2 * precision * recall / (precision + recall)
+missed = np.stack([a & ~near_b, b & near_a, b & ~near_a], -1)
+print(f"precision {precision:.3f}, recall {recall:.3f}, F {f_cup:.3f}")
+picture = 255 - 255 * binary_dilation(missed, np.ones((3, 3, 1)))
+show_frames({"frame": frames[-1], "outline of the cup": picture})
+
+# %% [markdown]
+# Magenta: the true outline, where ours is near. Yellow: the true outline that we missed. Cyan: our outline where there should be none. F is the harmonic mean of the two shares.
+
+# %% tags=["test"]
+assert np.isclose(metrics.boundary_f(ours[-1], truth[-1], 3)[1], f_cup)
+
+# %% [markdown]
+# ## Is it stable?
+#
+# A video should not flicker. In a clip whose motion is known exactly, we follow each pixel to its place in the next frame and ask whether it still has the same label. The share that has is the **stability**.
+
+# %%
+known = open_dataset("generated").clips[0].part(0, 17 if FAST else 28)
+labels = np.stack([known.labels[n] for n in range(known.num_frames)])
+flow, visible = known.motion(1)  # from frame 0 to frame 1
+held = [labels[0], labels[0]]  # a "method" that never moves its labels
+
+size = labels.shape[1:]
+to_y, to_x = np.indices(size) + np.moveaxis(flow, -1, 0)
+to_y, to_x = to_y.round().astype(int), to_x.round().astype(int)
+seen = visible & (to_y >= 0) & (to_y < size[0])
+seen &= (to_x >= 0) & (to_x < size[1])
+kept = held[0][seen] == held[1][to_y[seen], to_x[seen]]
+print(f"{kept.mean():.1%} of the pixels in view keep their label")
+
+# %%
+lost = np.zeros(size, bool)
+lost[seen] = ~kept
+pictures = {"labels": blend(known.images[0], held[0]), "not kept": lost}
+show_frames(pictures, cmap="gray")
+
+# %% [markdown]
+# The labels were held still while the things moved on. Notice that only thin lines at the outlines tell: stability is a mild judge.
+
+# %% tags=["test"]
+stable = metrics.stable_pixels(*held, flow, visible)
+assert stable == (kept.sum(), seen.sum())
+
+# %% [markdown]
+# ## Video consistency
+#
+# Without known motion, VSPW's measure **mVC8** helps (Miao et al. 2021). Take 8 frames in a row. Of the pixels whose *true* label is the same in all of them, which share has a constant *predicted* label too? Then the mean over all windows.
+
+
+# %%
+def consistency(ours, truth, n=8):
+    values = []
+    for k in range(len(truth) - n + 1):
+        steady = (truth[k : k + n] == truth[k]).all(0)
+        ours_too = (ours[k : k + n] == ours[k]).all(0)
+        values.append(ours_too[steady].mean())
+    return np.array(values)
+
+
+wrong_names = (labels + 1) % 3
+print("all names wrong:", consistency(wrong_names, labels).mean())
+
+# %% [markdown]
+# Every single pixel has the wrong name, and the score is perfect: mVC never compares the prediction with the truth.
+
+# %% tags=["test"]
+rng = np.random.default_rng(0)
+noisy = np.where(rng.random(labels.shape) < 0.05, 0, labels)
+for maps in (noisy, wrong_names):
+    package = metrics.video_consistency(maps, labels, 8)
+    assert np.allclose(consistency(maps, labels), package)
+official = metrics.video_consistency(noisy, labels, 8, official=True)
+assert len(official) == len(package) - 1, "VSPW leaves out the last window"
+
+# %% [markdown]
+# ## Fool every measure
+#
+# Six sets of labels that no method made. Each is good or bad in one way. Which measure notices which? (*Flicker* is the share of pixels that change their label in place.)
+
+# %%
+made = explore.pretenders(labels, 3)
+fooled = explore.score_maps(made, known, 3)
+measures = ["accuracy", "mIoU", "mVC8", "F", "stability", "flicker"]
+explore.show_scores(fooled, measures)
+
+# %% [markdown]
+# - **Every name wrong**: accuracy 0, but perfectly stable.
+# - **The largest class everywhere**: over 90 % accuracy for a method that finds nothing. mIoU and F say so.
+# - **Frame 0 held still**: no flicker, while things move away.
+# - **Exact cells**: 99 % accuracy. What stage 4 can win is in the last per cent.
+
+# %% [markdown]
+# **5 % noise** hardly matters for accuracy. But mVC8 multiplies it over 8 frames, and F sees outlines everywhere. So read mVC only beside mIoU, and stability only beside accuracy.
+
+# %% tags=["test"]
+exact, cells = fooled["the truth"], fooled["exact cells of 8 x 8"]
+assert exact["mIoU"] == exact["F"] == exact["mVC8"] == 1
+wrong = fooled["every name wrong"]
+still = fooled["the mask of frame 0, held still"]
+assert wrong["accuracy"] == wrong["mIoU"] == 0 and wrong["mVC8"] == 1
+assert wrong["stability"] > 0.99 and still["stability"] < wrong["stability"]
+assert still["flicker"] == 0 and still["mVC8"] == 1
+lazy = fooled["the largest class everywhere"]
+assert lazy["accuracy"] > 0.9 and lazy["mIoU"] < 0.35 and lazy["F"] == 0
+assert cells["accuracy"] > 0.98 > cells["mIoU"]
+
+# %% [markdown]
+# ## Who gives the names?
+#
+# Clusters are anonymous: cluster 7 is not "leaf". The paper takes names from the *true mask of frame 0*, and so do all published VidSeg scores. There are four ways to use true labels. Who will find a red tile that appears only in the second half of this clip?
 
 # %%
 late = explore.late_clip(step=3 if FAST else 1)
 ways = explore.name_in_ways(backbone, late)
 clip, names = late.clips[0], dict(enumerate(late.classes))
 last = clip.num_frames - 1
-explore.show_named_ways(clip.images[last], clip.labels[last], {k: w.labels[last] for k, w in ways.items()}, names)
+maps = {name: way.labels[last] for name, way in ways.items()}
+explore.show_named_ways(clip.images[last], clip.labels[last], maps, names)
 
 # %% [markdown]
-# Wrong pixels are black. Notice that the tile (red) is wrong in all ways that take their names from frame 0: a name that is not in frame 0 cannot be given later. Notice
-# also how little Hungarian matching leaves of the background. It is one class and many clusters, and only one of them may have its name.
-
-# %%
-tile = {name: explore.class_scores({name: way})[name][late.classes.index("tile")] for name, way in ways.items()}
-accuracy = {name: way.tally.scores()["accuracy"] for name, way in ways.items()}
-print("IoU of the tile:", {name: f"{100 * iou:.1f} %" for name, iou in tile.items()})
-assert [name for name, iou in tile.items() if iou > 0] == ["no mask, Hungarian"]
-assert accuracy["cells, by frame 0"] > 0.95 and accuracy["clusters, by frame 0"] > 0.9
-assert accuracy["no mask, named by frame 0"] > accuracy["no mask, Hungarian"] + 0.3
+# Wrong pixels are black. **By frame 0**: cells (our default) or clusters (the paper) take the class under them in frame 0. **No mask**: the clusters get their names afterwards, from frame 0 or by *Hungarian* matching, which allows one cluster a class (Kuhn 1955).
 
 # %% [markdown]
-# ### What frame 0 gives away
-# **Question:** the mask of frame 0 is given. Is frame 0 then a test at all? Below: the accuracy from frame 0 on.
+# Notice that the tile is wrong wherever names come from frame 0: a name that is not there cannot be given later. And Hungarian matching loses most of the background. It is one class but many clusters, of which only one gets its name.
+
+# %% tags=["test"]
+tile = late.classes.index("tile")
+found = {k: v[tile] for k, v in explore.class_scores(ways).items()}
+assert [k for k, v in found.items() if v > 0] == ["no mask, Hungarian"]
+accuracy = {k: way.tally.scores()["accuracy"] for k, way in ways.items()}
+assert accuracy["cells, by frame 0"] > 0.95
+assert accuracy["clusters, by frame 0"] > 0.9
+by_frame_0 = accuracy["no mask, named by frame 0"]
+assert by_frame_0 > accuracy["no mask, Hungarian"] + 0.3
+
+# %% [markdown]
+# ## What frame 0 gives away
+#
+# The mask of frame 0 is given. Is frame 0 then a test at all? Below is the accuracy from frame to frame.
 
 # %%
-protocol = explore_failures({"late": ways})
+protocol = failures.explore_failures({"late": ways})
 protocol.still(place=0)
 
-# %%
+# %% [markdown]
+# Frame 0 is the best, and would be for any method. In a long clip one frame matters little; in a window of 14 it does. On our sample clips frame 0 is not scored. Elsewhere, `mIoU later` leaves it out.
+
+# %% tags=["test"]
 curve = protocol.shown["curves"]["cells, by frame 0"]
-print(f"cells, by frame 0: frame 0 {curve[0]:.1%}, the others {np.mean(curve[1:]):.1%}, the last {curve[-1]:.1%}")
 scores = ways["cells, by frame 0"].tally.scores()
-print(f"mIoU with frame 0 {scores['mIoU']:.1%}, without it {scores['mIoU later']:.1%}")
-assert curve[0] > np.mean(curve[1:]) > curve[-1] and scores["mIoU"] > scores["mIoU later"]
+assert curve[0] > np.mean(curve[1:]) > curve[-1]
+assert scores["mIoU"] > scores["mIoU later"]
 
 # %% [markdown]
-# Notice that frame 0 is the best, and would be for any method: what is missing there is only the roundness of cells. In a long clip one frame more or less does not matter;
-# in a window of 14 it does. `mIoU later` leaves frame 0 out. On the sample clips `cup` and `box`, frame 0 is never scored.
-#
-# So a score says little without its protocol. Names by frame 0 are a gift that a method without labels does not have, and a limit: no new class.
-#
-# ## What each measure says
-# - **Pixel accuracy**: share of right pixels. Large classes decide it.
-# - **mIoU** (`metrics.mean_iou`): of each class, right pixels over all pixels that are or are called so; mean over classes. Small classes count as much as large ones.
-# - **mVC8** (Miao et al. 2021, VSPW): of the pixels whose *true* label stays the same for 8 frames, the share whose *predicted* label stays the same too.
-# - **F** (Perazzi et al. 2016, DAVIS): do the outlines agree, within 0.8 % of the diagonal?
-# - **Stability**: share of pixels that keep their label from frame to frame, followed along the true motion. **Flicker**: share that change in place.
-#
-# Now six sets of labels that no method made. Each is good or bad in one way. **Question:** which measure notices which?
-
-# %%
-known = open_dataset("generated").clips[0].part(0, 17 if FAST else 28)
-truth = np.stack([known.labels[n] for n in range(known.num_frames)])
-made = explore.pretenders(truth, 3)
-fooled = explore.score_maps(made, known, 3)
-explore.show_scores(fooled, ["accuracy", "mIoU", "mVC8", "F", "stability", "flicker"])
-
-# %% [markdown]
-# Read it by rows:
-#
-# - **Every name wrong**: accuracy 0, yet mVC8 and stability are perfect. VC never compares the prediction with the truth. F finds half of the outlines right:
-#   borders lie where they should, only their names are wrong.
-# - **The largest class everywhere**: over 90 % accuracy and perfect mVC8 for a method that finds nothing. mIoU and F say so.
-# - **Frame 0's mask held still**: no flicker, perfect mVC8, while things move away under their labels. Only stability *along the motion* drops, a little.
-# - **Exact cells**: 99 % accuracy. What stage 4 can win is in the last per cent, which is why we also measure F.
-# - **5 % noise**: hardly an accuracy matter, but mVC8 multiplies it over 8 frames, and F sees outlines everywhere.
-
-# %%
-assert fooled["the truth"]["mIoU"] == fooled["the truth"]["F"] == fooled["the truth"]["mVC8"] == 1
-wrong, still = fooled["every name wrong"], fooled["the mask of frame 0, held still"]
-assert wrong["accuracy"] == wrong["mIoU"] == 0 and wrong["mVC8"] == 1 and wrong["stability"] > 0.99
-assert still["flicker"] == 0 and still["mVC8"] == 1 and still["stability"] < wrong["stability"]
-lazy = fooled["the largest class everywhere"]
-assert lazy["accuracy"] > 0.9 and lazy["mIoU"] < 0.35 and lazy["F"] == 0
-assert fooled["exact cells of 8 x 8"]["accuracy"] > 0.98 > fooled["exact cells of 8 x 8"]["mIoU"]
-
-# %% [markdown]
-# The same on labels that a person drew: five masks of the clip `cup`, every name exchanged, windows of three masks.
-
-# %%
-drawn = np.stack(list(sample_clip("cup").masks.values()))
-exchanged = (drawn + 1) % 3
-print("VC3 of every window:", video_consistency(exchanged, drawn, 3), "right pixels:", int((exchanged == drawn).sum()))
-assert (video_consistency(exchanged, drawn, 3) == 1).all() and not (exchanged == drawn).any()
-assert len(video_consistency(exchanged, drawn, 3, official=True)) == len(drawn) - 3, "VSPW's loop leaves out the last window"
-
-# %% [markdown]
-# Therefore: mVC only beside mIoU, and stability only beside accuracy.
-#
 # ## A small evaluation
-# `python -m vidseg_core evaluate` does this for whole data sets, with restarts and tables. Here it runs on the two sample clips, on every fourth frame and all
-# frames with labels. Beside VidSeg:
 #
-# - **colour**: the same context and vote, on colour and position instead of the model's features;
-# - **frames**: the model's features, but each frame clustered alone;
-# - **propagation**: the first mask carried along by similarity, without clusters (Jabri et al. 2020).
-#
-# **Question:** what matters more, the features or the context?
+# Beside VidSeg: **colour** (the same memory and vote, on colour and position instead of features), **frames** (the features, but each frame clustered alone) and **propagation** (the first mask carried along by similarity, Jabri et al. 2020). What matters more, the features or the memory?
 
 # %%
 STEP, STOP = (60, 25) if FAST else (4, None)
-sets = [explore.thin(open_dataset(name), STEP, STOP) for name in ("cup", "box")]
-results = explore.run_methods(backbone, sets, ["vidseg", "colour", "frames", "propagation"])
+sets = [explore.thin(open_dataset(k), STEP, STOP) for k in ("cup", "box")]
+methods = ["vidseg", "colour", "frames", "propagation"]
+results = explore.run_methods(backbone, sets, methods)
 lines = {name: explore.score_lines(of) for name, of in results.items()}
-explore.show_scores(lines["cup"], ["mIoU", "accuracy", "F", "flicker"])
+measures = ["mIoU", "accuracy", "F", "flicker"]
+explore.show_scores(lines["cup"], measures)
 
 # %%
-explore.show_scores(lines["box"], ["mIoU", "accuracy", "F", "flicker"])
+explore.show_scores(lines["box"], measures)
 
 # %% [markdown]
-# Notice that it takes both. `colour` has the context without the features, `frames` the features without the context, and both lose to VidSeg. Notice too that pixels (`vidseg`)
-# beat cells (`coarse`), most clearly in F, and masked modulation with the frame's edges adds some to bilinear enlarging. Propagation is the rival to watch: it loses or wins with the clip and
-# with the distance between frames, since it looks for a thing only near its last place. Two clips with four scored frames each cannot settle it.
+# It takes both: colour has the memory without the features, frames the features without the memory, and both lose. Notice too that pixels (`vidseg`) beat cells (`coarse`), most clearly in F. Propagation is the rival to watch. Two clips with four scored frames each cannot settle it.
 
-# %%
+# %% tags=["test"]
 for name, of in lines.items():
-    assert of["vidseg"]["mIoU"] > max(of["colour"]["mIoU"], of["frames"]["mIoU"]), name
-    assert of["vidseg"]["mIoU"] > of["vidseg, coarse"]["mIoU"] and of["vidseg"]["F"] > of["vidseg, coarse"]["F"], name
-    assert of["vidseg"]["mIoU"] > 0.8 and of["vidseg"]["accuracy"] > 0.94, name
-drawn_later = 2 if FAST else 4
-assert {len(results[name]["vidseg"].scored) for name in ("cup", "box")} == {drawn_later}, "frame 0 is given, so not scored"
+    best, coarse = of["vidseg"], of["vidseg, coarse"]
+    assert best["mIoU"] > max(of["colour"]["mIoU"], of["frames"]["mIoU"]), name
+    assert best["mIoU"] > coarse["mIoU"] and best["F"] > coarse["F"], name
+    assert best["mIoU"] > 0.8 and best["accuracy"] > 0.94, name
+    scored = results[name]["vidseg"].scored
+    assert len(scored) == (2 if FAST else 4), "frame 0 is given"
 
 # %% [markdown]
-# ### Class by class
-# **Question:** a mean hides classes. Which suffer?
+# A mean hides classes. Which suffer?
 
 # %%
 classes = {data.name: data.classes for data in sets}
@@ -185,106 +299,92 @@ bars = {name: explore.class_scores(of) for name, of in results.items()}
 explore.show_class_bars(bars, classes)
 
 # %% [markdown]
-# Notice that on `cup` the wall is nearly the same for all methods. The cup and the hand decide, which are small and move; on `box` it is the hand.
+# On `cup`, the wall is nearly the same for all. Cup and hand decide, which are small and move; on `box` it is the hand.
 
-# %%
+# %% tags=["test"]
 for name, of in bars.items():
-    for method, iou in of.items():
-        assert np.isclose(iou.mean(), lines[name][method]["mIoU"]), "mIoU is the mean over classes"
-assert bars["cup"]["vidseg"].argmax() == classes["cup"].index("wall"), "the largest class is the easiest"
+    for method, values in of.items():
+        assert np.isclose(values.mean(), lines[name][method]["mIoU"])
+assert bars["cup"]["vidseg"].argmax() == classes["cup"].index("wall")
 
 # %% [markdown]
-# ### Failures
-# The scored frame with the lowest accuracy of each method, the worst first. Above the true outlines, below the labels, wrong pixels black.
+# ## Failures
+#
+# Look at the worst frames before you believe a mean. Of each method the frame with the lowest accuracy: above the true outlines, below the labels, wrong pixels black.
 
 # %%
-worst = worst_frames(results, 4)
-show_gallery(gallery(results, 4))
+failures.show_gallery(failures.gallery(results, 4))
 
 # %% [markdown]
-# Then look yourself. The third picture has the wrong pixels in the dark colour of their true class. Choose clip, method and measure; drag the slider, or click on the curve to choose a frame.
+# Now look for yourself. The third picture shows the wrong pixels in the dark colour of their true class. Choose clip, method and measure. Drag the slider, or click on the curve to choose a frame.
 
 # %%
-failures = explore_failures(results)
-failures.still(clip=worst[0][0], method=worst[0][1])
+worst = failures.worst_frames(results, 4)
+failure_explorer = failures.explore_failures(results)
+failure_explorer.set(clip=worst[0][0], method=worst[0][1])
 
-# %%
-failures
-
-# %%
+# %% tags=["test"]
 name, method, frame, share = worst[0]
-failures.set(clip=name, method=method, metric="accuracy")
-failures.click("curve", x=results[name][method].scored.index(frame) + 0.3, y=50)
-assert failures.shown["frame"] == frame and np.isclose(1 - failures.shown["wrong"].mean(), share, atol=0.02)
-assert min(failures.shown["curves"][method]) == share, "the gallery shows the worst frame"
-before = failures.picture.value
-assert failures.set(clip="box", method="vidseg", metric="F").picture.value != before
+at = results[name][method].scored.index(frame)
+failure_explorer.set(metric="accuracy").click("curve", x=at + 0.3, y=50)
+shown = failure_explorer.shown
+assert shown["frame"] == frame
+assert np.isclose(1 - shown["wrong"].mean(), share, atol=0.02)
+assert min(shown["curves"][method]) == share, "the gallery shows the worst"
 
 # %% [markdown]
-# ## The ablation
-# What is each stage, and each hyperparameter, worth? `benchmarks/ablation.py` takes CamVid and DAVIS (real data, not part of this package) and changes one thing at a time. A row is compared with
-# another *clip by clip*: easy and hard clips then cancel, and the standard error over clips says how far to trust the difference. **Rule of thumb:** a gain
-# of less than two errors may be chance.
+# ## What is each stage worth?
+#
+# `benchmarks/ablation.py` takes real data, CamVid and DAVIS (not part of this package), and changes one thing at a time. Rows are compared *clip by clip*, so that easy and hard clips cancel. **Rule of thumb:** a gain of less than two standard errors may be chance.
 
 # %%
 tables = ablation.read_ablations()
-print(ablation.availability(tables))
-ablation.show_gains(tables, "mIoU", ablation.availability(tables))
+missing = ablation.availability(tables)
+ablation.show_gains(tables, "mIoU", missing)
 
 # %% [markdown]
-# Each point is the gain over another row. The first five rows are a ladder, each over the one beneath it: what edges, modulation, refinement and context are worth by themselves. λ, *passes* (which masks
-# share one) and changes of a stage are compared with all stages, the other groups with the coarse cells. A hollow point is that row itself. Left of 0 a change does harm. The same for the outlines:
+# Each point is the gain over another row. The first five rows are a ladder, each over the one beneath it: what edges, modulation, refinement and context are worth. A hollow point is the row that others are compared with. Left of 0, a change does harm. The same for outlines:
 
 # %%
-ablation.show_gains(tables, "F", ablation.availability(tables))
+ablation.show_gains(tables, "F", missing)
 
-# %%
+# %% tags=["test"]
 for name, table in tables.items():
-    assert {line["group"] for line in table} == set(ablation.GROUPS), f"{name}: a group is missing"
-    full, cut = (ablation.find_row(table, row) for row in ("all stages, pixels", "edges off"))
-    assert 0 < full["mIoU"] < 1 and np.isclose(full["mIoU"] - cut["mIoU"], full["mIoU gain"], atol=1e-3)
+    assert {line["group"] for line in table} == set(ablation.GROUPS), name
+    full = ablation.find_row(table, "all stages, pixels")
+    cut = ablation.find_row(table, "edges off")
+    gain = full["mIoU"] - cut["mIoU"]
+    assert 0 < full["mIoU"] < 1
+    assert np.isclose(gain, full["mIoU gain"], atol=1e-3)
     default = ablation.find_row(table, "lambda = 30", "strength")
-    assert np.isclose(default["mIoU"], full["mIoU"], atol=1e-4) and default["mIoU gain"] == 0, "the same setting twice"
-    alone = ablation.find_row(table, "modulation, refinement and context off")
-    print(f"{name}: context, refinement, modulation and edges bring {100 * (full['mIoU'] - alone['mIoU']):.1f} points of mIoU")
+    assert np.isclose(default["mIoU"], full["mIoU"], atol=1e-4)
+    assert default["mIoU gain"] == 0, "the same setting twice"
 
 # %% [markdown]
 # ## The published numbers beside ours
-# They are *not* comparable, and the table says why: other data, another model. VSPW's validation set and the weights of Stable Diffusion or Stable Video Diffusion are needed for the
-# paper's numbers; we could run neither here. "Second-hand" means that we have not checked the number in the paper itself.
+#
+# They are *not* comparable: other data, another model. The paper's numbers need VSPW and the weights of Stable (Video) Diffusion, which we could not run here. "Second-hand" means that we have not checked the number in the paper itself.
 
 # %%
 Markdown(ablation.beside_published(tables))
 
 # %% [markdown]
-# - **All VidSeg scores name clusters by the ground truth of frame 0**, the paper's as ours. A supervised model gets no such help, but was trained on labels of the same set.
-# - The paper names *clusters*, we name *cells* by default; the ablation's "clusters named" rows are the paper's way.
-# - VSPW has 124 classes and mVC over its official windows. CamVid as it is here has 11 and frames a second apart, so that VC over 8 of them asks for something else.
-# - To run the paper's setting on a GPU: `python -m vidseg_core evaluate --dataset vspw --root DIR --model sd21-base --reference`.
-#
+# All VidSeg scores take names from the true frame 0. A supervised model gets no such help, but was trained on labels of the same set. VSPW has 124 classes; CamVid here has 11 and frames a second apart, so its mVC8 asks for something else.
+
+# %% [markdown]
+# To run the paper's setting on a GPU: `python -m vidseg_core evaluate --dataset vspw --root DIR --model sd21-base --reference`
+
+# %% [markdown]
 # ## Summary
-# - A score needs its protocol: who gave the names, and whether frame 0 counts.
-# - Accuracy follows large classes, mIoU small ones; VC and flicker reward stable labels, right or wrong; F looks at outlines, not names.
-# - Compare clip by clip, with an error. Look at the worst frames before you believe a mean.
-#
+# - A score needs its protocol: who gave the names, and does frame 0 count?
+# - Accuracy follows large classes, mIoU small ones, F the outlines.
+# - Stability and mVC reward constant labels, right or wrong.
+# - Compare clip by clip, with an error, and look at the worst frames.
+
+# %% [markdown]
 # ## Exercises
-# 1. "The largest class everywhere" scores an accuracy $a$. Which mIoU must it have with 3 classes?
-# 2. With noise, each frame draws 5 % of its pixels anew from 3 classes. Predict mVC8 and mVC16.
+# 1. "The largest class everywhere" has the accuracy $a$. What is its mIoU with 3 classes?
+# 2. With 5 % noise, a pixel changes its class with probability 1/30. Predict mVC8 and mVC16.
 # 3. Which stage of VidSeg brings the most F on `cup`?
 #
-# <details><summary>Answers</summary>
-#
-# 1. $a/3$: the largest class has IoU $a$ (everything is called so), the other two have 0.
-# 2. A pixel really changes with probability $0.05 \cdot 2/3 = 1/30$, so that it is as it was in all of 8 frames with $(29/30)^8 = 0.762$, in 16 with $0.581$.
-# 3. The next cell prints the gain of each over the one before it.
-#
-# </details>
-
-# %%
-assert np.isclose(lazy["mIoU"], lazy["accuracy"] / 3)
-noisy = fooled["5 % of the pixels drawn anew"]
-print(f"mVC8 {noisy['mVC8']:.3f}, predicted {(29 / 30) ** 8:.3f}; mVC16 {noisy['mVC16']:.3f}, predicted {(29 / 30) ** 16:.3f}")
-assert abs(noisy["mVC8"] - (29 / 30) ** 8) < 0.01 and abs(noisy["mVC16"] - (29 / 30) ** 16) < 0.02
-stages = ["vidseg, coarse", "vidseg, refined", "vidseg, bilinear", "vidseg"]
-F = [lines["cup"][stage]["F"] for stage in stages]
-print({stage: f"{100 * gain:+.1f}" for stage, gain in zip(stages[1:], np.diff(F), strict=True)})
+# Solutions are in `solutions`.

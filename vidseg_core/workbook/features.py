@@ -1,6 +1,6 @@
-"""Stage 1 by hand: noise level, block and ensemble; what a cell resembles; which layer separates what."""
+"""What the queries of stage 1 tell: what a cell resembles, which layer separates what, where the features lie."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -15,11 +15,10 @@ from vidseg_core.features import QUERY, extract_features, normalise, working_ima
 from vidseg_core.io.overlay import Drawing, panel
 from vidseg_core.models.backbone import Backbone
 from vidseg_core.settings import ContextSettings, FeatureSettings, Settings
-from vidseg_core.workbook.figures import mark, pca_image
+from vidseg_core.workbook.figures import mark
 from vidseg_core.workbook.widgets import Drawn, Explorer, choice, levels, pick, slider
 
 Frames = UInt8[np.ndarray, "f H W 3"]
-Pictures = Mapping[str, Sequence[np.ndarray]]
 NOISE_LEVELS = (1, 20, 50, 100, 200, 400, 600, 800)
 """Timesteps that the explorer offers: finer where the picture is still to be recognised."""
 
@@ -56,73 +55,6 @@ def all_queries(backbone: Backbone, frames: Frames, timestep: float) -> dict[str
         cells = tokens.float().unflatten(1, (height // stride, width // stride))
         maps[path.removesuffix(QUERY)] = normalise(cells, settings.features.normalise).cpu().numpy()
     return maps
-
-
-def denoised(backbone: Backbone, frames: Frames, timestep: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """What the UNet gets and what it makes of it, as RGB in 0..1 [f, H, W, 3]: the noisy latents, scaled to unit variance
-    as the network takes them, and its estimate of the clean ones, both decoded."""
-    latents = backbone.encode(_images(backbone, frames))
-    sigma = backbone.sigma(timestep)
-    noisy = latents + sigma * backbone.noise(latents, seed, shared=True)
-    pictures = backbone.decode(noisy / (sigma**2 + 1) ** 0.5), backbone.decode(backbone.denoise(noisy, timestep))
-    return tuple((p.permute(0, 2, 3, 1).cpu().numpy() / 2 + 0.5).clip(0, 1) for p in pictures)
-
-
-def show_noise_levels(backbone: Backbone, frame: UInt8[np.ndarray, "H W 3"], timesteps: Sequence[int], block: str) -> Figure:
-    """A column for each noise level: what the UNet gets, what it makes of it, its queries as colours."""
-    pairs = [denoised(backbone, frame[None], t) for t in timesteps]
-    images, first = [], None
-    for t in timesteps:
-        images.append(pca_image(queries(backbone, frame[None], block, t), like=first))
-        first = images[0]
-    rows = {"input": [p[0][0] for p in pairs], "estimate": [p[1][0] for p in pairs], "queries": [i[0] for i in images]}
-    return show_grid(rows, [f"t = {t}, σ = {backbone.sigma(t):.2f}" for t in timesteps], frame.shape[:2])
-
-
-def explore_noise(backbone: Backbone, frames: Frames) -> Explorer:
-    """Noise level, block and ensemble over the queries' PCA image of one of the frames.
-
-    A new setting costs a UNet pass for each member of the ensemble, and what was seen is remembered. `shown` has "queries"
-    [h, w, d], "colours" [h, w, 3] and "sigma".
-    """
-    blocks, own = attention_blocks(backbone), Settings().resolve(backbone.model).features
-
-    @lru_cache(maxsize=256)
-    def read(frame: int, block: str, timestep: int, ensemble: int) -> np.ndarray:
-        return queries(backbone, frames[frame : frame + 1], block, timestep, ensemble)
-
-    seen = lru_cache(maxsize=64)(lambda frame, timestep: denoised(backbone, frames[frame : frame + 1], timestep))
-
-    def draw(frame: int, timestep: int, block: str, ensemble: int) -> Drawn:
-        like = pca_image(read(frame, own.match_blocks[0], round(own.timestep), 1))
-        read_now = read(frame, block, timestep, ensemble)
-        image, (noisy, clean) = pca_image(read_now, like), seen(frame, timestep)
-        titles = ["what the UNet gets", "what it makes of it", f"queries, {image.shape[1]} x {image.shape[2]} cells"]
-        figure = show_grid({f"t = {timestep}": [noisy[0], clean[0], image[0]]}, titles, frames.shape[1:3])
-        return figure, {"queries": read_now[0], "colours": image[0], "sigma": backbone.sigma(timestep)}
-
-    return Explorer(
-        draw,
-        timestep=levels("noise level t", round(own.timestep), sorted({*NOISE_LEVELS, round(own.timestep)})),
-        block=choice("block", own.match_blocks[0], blocks),
-        ensemble=levels("ensemble", 1, (1, 2, 4)),
-        frame=slider("frame", 0, 0, len(frames) - 1),
-    )
-
-
-def show_grid(rows: Pictures, titles: Sequence[str], size: tuple[int, int]) -> Figure:
-    """Rows of pictures ([h, w, 3], uint8 or floats in 0..1) under shared column titles, each row named at its left.
-
-    `size` = (H, W) is the frame's: pictures made of cells are stretched to it.
-    """
-    width = 9 / len(titles)
-    figure = Drawing(figsize=(9, len(rows) * (width * size[0] / size[1] + 0.05) + 0.35), layout="constrained")
-    grid = figure.subplots(len(rows), len(titles), squeeze=False)
-    for n, (axes, (name, pictures)) in enumerate(zip(grid, rows.items(), strict=True)):
-        for k, picture in enumerate(pictures):
-            panel(axes[k], picture, titles[k] if n == 0 else "", size)
-        axes[0].text(-0.03, 0.5, name, transform=axes[0].transAxes, rotation=90, ha="right", va="center", fontsize=10)
-    return figure
 
 
 def explore_similarity(backbone: Backbone, frames: Frames, numbers: Sequence[int]) -> Explorer:

@@ -1,6 +1,7 @@
 """Figures that several notebooks share: pure functions from arrays to images and matplotlib figures."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Integer
@@ -67,12 +68,12 @@ def show_stages(
     return figure
 
 
-def show_frames(frames: Mapping[str, Frame]) -> Figure:
-    """Pictures side by side under their titles."""
-    height, width = next(iter(frames.values())).shape[:2]
+def show_frames(frames: Mapping[str, np.ndarray], **how: Any) -> Figure:
+    """Pictures [h, w] or [h, w, 3] side by side under their titles, stretched to the first's size; `how` goes to imshow."""
+    height, width = size = next(iter(frames.values())).shape[:2]
     figure = Drawing(figsize=(9, 9 / len(frames) * height / width + 0.4), layout="constrained")
     for axes, (title, frame) in zip(figure.subplots(1, len(frames), squeeze=False)[0], frames.items(), strict=True):
-        panel(axes, frame, title)
+        panel(axes, frame, title, size, **how)
     return figure
 
 
