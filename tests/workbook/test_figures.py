@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from vidseg_core.io.masks import PALETTE
 from vidseg_core.io.overlay import Drawing, blend, panel
-from vidseg_core.workbook.figures import compare, mark, pca_image, show_stages, show_table
+from vidseg_core.workbook.figures import compare, mark, pca_image, show_frames, show_table
 
 
 def test_pca_image_separates_what_features_separate():
@@ -55,13 +54,19 @@ def test_figures_name_what_they_show():
     frame, labels = np.zeros((24, 32, 3), np.uint8), np.zeros((24, 32), np.int16)
     labels[:, 16:] = 7
     cells = labels[::8, ::8]
-    features = np.random.default_rng(0).random((3, 4, 8))
-    stages = show_stages(frame, features, cells, cells, np.ones((3, 4)), labels, {0: "wall", 7: "cup"})
-    assert isinstance(stages, Figure) and legend(stages) == ["wall", "cup"] and "3 x 4 cells" in "".join(titles(stages))
-    figure = compare(frame, {"cells": cells, "pixels": labels}, {})
-    assert titles(figure) == ["cells", "pixels"]
+    figure = compare(frame, {"cells": cells, "pixels": labels}, {0: "wall", 7: "cup"})
+    assert titles(figure) == ["cells", "pixels"] and legend(figure) == ["wall", "cup"]
     shown = figure.axes[0].images[0].get_array()
     assert np.array_equal(shown[3, 3], blend(frame, labels)[3, 3]) and np.array_equal(shown[3, 30], blend(frame, labels)[3, 30])
+
+
+def test_pictures_side_by_side_have_one_size():
+    figure = show_frames({"frame": np.zeros((24, 32, 3), np.uint8), "map": np.zeros((3, 4))}, cmap="gray")
+    assert (
+        titles(figure) == ["frame", "map"]
+        and [tuple(axes.images[0].get_extent()) for axes in figure.axes] == [(0, 32, 24, 0)] * 2
+    )
+    assert figure.axes[1].images[0].get_cmap().name == "gray"
 
 
 @pytest.mark.parametrize("number", [0, 7, 19, 40])

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from scipy.optimize import linear_sum_assignment
 
 from vidseg_core.common import enlarge
-from vidseg_core.io.masks import Labels
 from vidseg_core.io.overlay import Drawing, blend, legend, panel
 from vidseg_core.io.video import Frame
 
@@ -43,29 +42,6 @@ def _matched(image: np.ndarray, like: np.ndarray) -> np.ndarray:
     for a, b in zip(own, target, strict=True):
         matched[..., b] = image[..., a] if together[a, b] >= 0 else 1 - image[..., a]
     return matched
-
-
-def show_stages(
-    frame: Frame,
-    features: Float[np.ndarray, "h w d"],
-    coarse: Integer[np.ndarray, "h w"],
-    refined: Integer[np.ndarray, "h w"],
-    confidence: Float[np.ndarray, "h w"],
-    labels: Labels,
-    names: Mapping[int, str],
-) -> Figure:
-    """One frame on its way through the method, a panel for each stage."""
-    figure = Drawing(figsize=(9, 5.2), layout="constrained")
-    axes = figure.subplots(2, 3)
-    size = frame.shape[:2]
-    panel(axes[0, 0], frame, "the frame")
-    panel(axes[0, 1], pca_image(features[None])[0], f"1 features: {features.shape[-1]} channels, as 3 colours", size)
-    panel(axes[0, 2], blend(frame, enlarge(coarse, size)), f"2 context model: {coarse.shape[0]} x {coarse.shape[1]} cells")
-    panel(axes[1, 0], blend(frame, enlarge(refined, size)), "3 refined by correspondences")
-    panel(axes[1, 1], confidence, "share of the winning vote (black: 0)", size, cmap="magma", vmin=0, vmax=1)
-    panel(axes[1, 2], blend(frame, labels), "4 masked modulation: every pixel")
-    legend(figure, [labels, coarse, refined], names)
-    return figure
 
 
 def show_frames(frames: Mapping[str, np.ndarray], **how: Any) -> Figure:
