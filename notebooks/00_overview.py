@@ -72,7 +72,7 @@ show_frames({f"frame {n}": blend(frames[n], result.labels[n]) for n in some})
 # ## Stage 1: features
 #
 # What does the network see? A little noise is added to the frame, and the model's UNet has to remove it. Meanwhile we read the *queries* of its
-# self-attention: a vector for each *cell*, a square of about 5 x 5 pixels. The picture shows the three main directions of these vectors as red, green and blue.
+# self-attention: a vector for each *cell*, a square of about 5 x 5 pixels. The picture shows their three main directions as red, green and blue.
 
 # %%
 n = len(frames) // 2
@@ -86,7 +86,7 @@ show_frames({"frame": frames[n], "queries": pca_image(queries[None])[0]})
 # %% [markdown]
 # ## Stage 2: the scene context model
 #
-# Which cells belong together, and how do they keep their label? K-means clusters the cells of the first window of 14 frames. They are remembered with their labels; this memory is the *scene context*.
+# Which cells belong together, and how do they keep their label? K-means clusters the cells of the first window of 14 frames. They are remembered with their labels: the *scene context*.
 # From then on, each cell asks its four nearest memories, and they vote. After each window, the memory is updated.
 
 

@@ -18,7 +18,7 @@ from vidseg_core.io.files import replacing
 
 PICTURES = {
     "workbook_features": ("01_features", 1),
-    "workbook_naming": ("02_context_model", 3),
+    "workbook_naming": ("02_context_model", 2),
     "workbook_modulation": ("04_upsampling", 0),
 }
 """File name: (notebook, which of its explorers, counted from 0)."""

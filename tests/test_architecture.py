@@ -1,11 +1,14 @@
 """The house rules: which way imports go, how long the method is, and that what the text names exists. Each rule can fail."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from document_rules import missing_anchors, missing_names, missing_notebooks, missing_paths, missing_targets
+from document_rules import (
+    BOOK, missing_anchors, missing_names, missing_notebooks, missing_paths, missing_targets, too_long_for_a_page,
+)  # fmt: skip
 from source_rules import imports_upwards, text_without_encoding, too_large
 
 ROOT = Path(__file__).parents[1]
@@ -223,3 +226,26 @@ def test_the_text_of_notebooks_is_read(project):
     for kind, found in (("code", []), ("markdown", ["notebooks/00_overview.ipynb: vidseg_core/none.py"])):
         (project / "notebooks" / "00_overview.ipynb").write_text(cells % kind)
         assert missing_paths(project) == found
+
+
+# ---- the pages of the book
+
+
+def test_cells_of_notebooks_are_short():
+    assert too_long_for_a_page(ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "found"),
+    [
+        ("markdown", "word " * 80, []), ("markdown", "word " * 81, ["01_features, cell 1: 81 words"]),
+        ("code", "x = 1  #" + "-" * 72, []), ("code", "x = 1\ny = 2  #" + "-" * 73, ["01_features, cell 1: 81 characters"]),
+    ],
+)  # fmt: skip
+def test_a_cell_that_is_too_long_is_found(tmp_path, kind, text, found):
+    (tmp_path / "notebooks").mkdir()
+    cells = [{"cell_type": "code", "source": []}, {"cell_type": kind, "source": text.splitlines(keepends=True)}]
+    for name in BOOK:
+        own = cells if name == "01_features" else cells[:1]
+        (tmp_path / "notebooks" / f"{name}.ipynb").write_text(json.dumps({"cells": own}))
+    assert too_long_for_a_page(tmp_path) == found

@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Bool, Float, Integer, UInt8
+from jaxtyping import Float, Integer, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -22,8 +22,6 @@ from vidseg_core.models.backbone import Backbone
 from vidseg_core.scene import open_scene
 from vidseg_core.settings import ContextSettings, Settings
 from vidseg_core.workbook.features import at_centres
-from vidseg_core.workbook.memory import quick, run_memory
-from vidseg_core.workbook.motion import stability
 from vidseg_core.workbook.widgets import Drawn, Explorer, slider
 
 Frames = UInt8[np.ndarray, "f H W 3"]
@@ -143,34 +141,6 @@ def agreement(labels: Cells, truth: Integer[np.ndarray, "f H W"]) -> Float[np.nd
     inside = (slice(None), slice(1, -1), slice(1, -1))
     shares = [(np.roll(wanted, (dy - 1, dx - 1), (1, 2)) == labels)[inside].mean() for dy, dx in np.ndindex(3, 3)]
     return np.array(shares).reshape(3, 3)
-
-
-def explore_flicker(
-    frames: Frames, context: Float[Tensor, "f h w d"], flow: Float[np.ndarray, "g H W 2"],
-    visible: Bool[np.ndarray, "g H W"], settings: ContextSettings,
-) -> Explorer:  # fmt: skip
-    """K-means frame by frame against the context model: a strip of frames and the share of cells that keep their label.
-
-    `shown` has "maps" and "stability", each with the keys "alone", "matched" and "model".
-    """
-
-    @lru_cache(maxsize=32)
-    def label(num_clusters: int) -> tuple[dict, dict]:
-        alone = replace(quick(settings), num_clusters=num_clusters)
-        raw, matched = frame_by_frame(context, alone)
-        maps = {"alone": raw, "matched": matched, "model": run_memory(context, alone, len(context)).labels}
-        return maps, {name: stability(m, flow, visible) for name, m in maps.items()}
-
-    def draw(num_clusters: int, start: int) -> Drawn:
-        maps, kept = label(num_clusters)
-        names = {"alone": "K-means\nalone", "matched": "numbers\nmatched", "model": "context\nmodel"}
-        shown = range(start, start + 5)
-        figure = show_flicker(frames, {names[k]: m for k, m in maps.items()}, shown, {names[k]: c for k, c in kept.items()})
-        return figure, {"maps": maps, "stability": kept}
-
-    return Explorer(
-        draw, num_clusters=slider("K", 8, 2, 20), start=slider("from frame", 0, 0, len(frames) - 5)
-    )  # fmt: skip
 
 
 def show_flicker(
