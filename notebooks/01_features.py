@@ -319,7 +319,7 @@ show_table(scores.mean(-1), blocks, columns, "mean IoU over the classes")
 # The score is the intersection over union (1 is perfect), and the best of each column has a frame. Notice that the blocks whose cells are 8 pixels wide win (`down_blocks.1`, `up_blocks.1`): thin fingers are lost in large cells.
 
 # %% [markdown]
-# Without much noise, the encoder's block is as good or better. As noise rises it falls behind, while the decoder's blocks hold out: they run after the network has seen the whole picture. Therefore VidSeg reads the decoder.
+# With little noise, the encoder's block is about as good. As noise rises it falls behind, while the decoder's blocks hold out: they run after the network has seen the whole picture. Therefore VidSeg reads the decoder.
 
 # %%
 title = "IoU of each class at t = 20"
