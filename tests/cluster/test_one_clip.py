@@ -143,6 +143,13 @@ def test_any_number_of_workers_gives_the_same_bytes(clip, whole, tmp_path, count
     assert result(tmp_path / "out") == whole
 
 
+def test_the_executor_of_a_dask_client_will_do(clip, address):
+    expected = [w.labels for w in LightVidSeg(LightBackbone(), LIGHT).stream(open_clip(clip))]
+    with distributed.Client(address) as client, client.get_executor() as executor:
+        found = [w.labels for w in LightVidSeg(LightBackbone(), LIGHT, executor=executor).stream(open_clip(clip))]
+    assert [labels.tobytes() for labels in found] == [labels.tobytes() for labels in expected]
+
+
 @pytest.mark.parametrize("where", MOMENTS)
 def test_a_worker_is_killed(clip, whole, address, forgotten, tmp_path, monkeypatch, where):
     """In the middle of a stage; or with the features of a window done, and the rest of it to come."""
