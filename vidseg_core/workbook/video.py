@@ -122,7 +122,8 @@ def explore_hidden(models: Mapping[str, Backbone], clip: GeneratedClip, frames: 
         return figure, {"right": right, "guess": guess}
 
     return Explorer(
-        draw, frame=slider("frame", frames // 2, 1, frames - 1),
+        draw, states=[{"frame": range(1, frames, 3)}, {"lost": (0.1, 0.3, 0.7, 1.0)}],  # each takes a pass of every model
+        frame=slider("frame", frames // 2, 1, frames - 1),
         lost=ipywidgets.FloatSlider(
             value=0.5, min=0.1, max=1.0, step=0.1, description="lost", continuous_update=False, **STYLE
         ),
