@@ -44,10 +44,6 @@ def image_of(text):
     return Image.open(io.BytesIO(base64.b64decode(text)))
 
 
-def sizes(pictures):
-    return [len(base64.b64decode(text)) for text in pictures]
-
-
 def test_a_page_has_a_picture_for_each_state_but_those_refused(explorer):
     before = explorer.picture.value
     data = data_of(album.page(explorer))
@@ -94,8 +90,26 @@ def test_the_book_gets_the_page_and_a_kernel_the_widget(explorer, monkeypatch):
     assert "vidseg-album" in bundle["text/html"] and "application/vnd.jupyter.widget-view+json" not in bundle
 
 
-def test_pictures_are_made_poorer_until_they_are_small_enough(monkeypatch):
-    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8))
-    noise.save(file := io.BytesIO(), "PNG")
-    monkeypatch.setattr(album, "BYTES", 0.8 * sum(sizes(album.compress([file.getvalue()] * 3))))
-    assert sum(sizes(album.compress([file.getvalue()] * 3))) <= album.BYTES
+@pytest.fixture
+def noise():
+    """A picture that is hard to compress, as a PNG file."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)).save(file := io.BytesIO(), "PNG")
+    return file.getvalue()
+
+
+def test_pictures_are_made_poorer_until_they_are_small_enough(noise, monkeypatch):
+    best = sum(map(len, album.compress([noise] * 3)))
+    monkeypatch.setattr(album, "BYTES", 0.6 * best)
+    poorer = album.compress([noise] * 3)
+    assert sum(map(len, poorer)) <= album.BYTES and Image.open(io.BytesIO(poorer[0])).size == (120, 90)
+    monkeypatch.setattr(album, "BYTES", 0.01 * best)
+    assert album.compress([noise] * 3) is None and len(album.compress([noise])) == 1
+
+
+def test_if_nothing_helps_fewer_pictures_are_shown(explorer, monkeypatch):
+    every = data_of(album.page(explorer))["states"]
+    some = sum(map(len, album.compress([bytes(explorer.picture.value)] * 3)))
+    monkeypatch.setattr(album, "LEVELS", album.LEVELS[:1])
+    monkeypatch.setattr(album, "BYTES", some)
+    data = data_of(album.page(explorer))
+    assert data["states"] == every[::4] and len(data["pictures"]) == 1 == len(data["layout"]) - 1

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
 Panel = dict[str, Any]
 
-BYTES = 650_000
-"""Of an explorer's pictures: with three explorers and their text a page stays below 3 MB."""
-QUALITIES = (80, 65, 50, 35, 20)
-"""Of WebP, from good to poor: the first with which the pictures are small enough is taken for all of them."""
+BYTES = 500_000
+"""Of an explorer's pictures: with four explorers and its text a page stays below 3 MB."""
+LEVELS = ((80, 1.0), (60, 1.0), (60, 0.75), (45, 0.75), (35, 0.75))
+"""Quality (of WebP) and scale, from good to poor: the first with which the pictures are small enough is taken for all of
+them. Three quarters of a figure's width are the width of a page's text."""
 LATTICE = (9, 12)
 """Rows and columns of the places in a panel for which the page knows what a click there chooses."""
 SCRIPT = Path(__file__).with_name("album.js").read_text(encoding="utf-8")
@@ -46,6 +47,10 @@ class Album:
         self.pictures[state] = picture
         self.layout.append(self.layouts.index(panels))
 
+    def half(self) -> "Album":
+        """Every other picture, the first among them."""
+        return Album(dict([*self.pictures.items()][::2]), self.layout[::2], self.layouts)
+
 
 def page(explorer: "Explorer") -> str:
     """The explorer as HTML that needs nothing else: its present picture, the others, and the script."""
@@ -53,13 +58,16 @@ def page(explorer: "Explorer") -> str:
     album = photograph(explorer, choices)
     if not album.pictures:
         return f"<p>{escape(explorer.status.value)}</p>"
-    first, *others = compress(list(album.pictures.values()))
+    while (files := compress(list(album.pictures.values()))) is None:
+        album = album.half()
+    first, *others = [base64.b64encode(file).decode() for file in files]
     data = {
         "controls": [{"label": c.label, "texts": c.texts, "menu": c.menu} for c in choices.values()],
         "states": [*album.pictures], "pictures": others, "lattice": LATTICE, "layout": album.layout, "layouts": album.layouts,
     }  # fmt: skip
     text = json.dumps(data, separators=(",", ":")).replace("<", r"\u003c")  # a "</script>" within would end it
-    picture = f'<img class="vidseg-picture" src="data:image/webp;base64,{first}" alt="">'
+    width = Image.open(io.BytesIO(next(iter(album.pictures.values())))).width
+    picture = f'<img class="vidseg-picture" src="data:image/webp;base64,{first}" width="{width}" alt="">'
     scripts = f'<script type="application/json">{text}</script><script>{SCRIPT}</script>'
     return f'<div class="vidseg-album"><style>{STYLE}</style>{picture}{scripts}</div>'
 
@@ -107,16 +115,18 @@ def _lattice() -> list[tuple[float, float]]:
     return [((c + 0.5) / columns, (r + 0.5) / rows) for r in range(rows) for c in range(columns)]
 
 
-def compress(pictures: Sequence[bytes]) -> list[str]:
-    """PNG files as WebP in base64, at the best quality with which all of them together are small enough."""
+def compress(pictures: Sequence[bytes]) -> list[bytes] | None:
+    """PNG files as WebP, at the best level with which all of them together are small enough; None if there is no such level.
+    A single picture is always small enough."""
     opened = [Image.open(io.BytesIO(picture)).convert("RGB") for picture in pictures]
-    for quality in QUALITIES:
-        files = [_webp(picture, quality) for picture in opened]
-        if sum(map(len, files)) <= BYTES:
-            break
-    return [base64.b64encode(file).decode() for file in files]
+    for level in LEVELS:
+        files = [_webp(picture, *level) for picture in opened]
+        if sum(map(len, files)) <= BYTES or len(files) == 1:
+            return files
+    return None
 
 
-def _webp(picture: Image.Image, quality: int) -> bytes:
-    picture.save(file := io.BytesIO(), "WEBP", quality=quality)
+def _webp(picture: Image.Image, quality: int, scale: float) -> bytes:
+    size = tuple(round(side * scale) for side in picture.size)
+    picture.resize(size, Image.Resampling.LANCZOS).save(file := io.BytesIO(), "WEBP", quality=quality)
     return file.getvalue()
