@@ -1,4 +1,5 @@
-"""How long each control of the workbook's explorers takes to redraw, the first time that a value is seen (seconds).
+"""How long each control of the workbook's explorers takes to redraw, the first time that a value is seen (seconds). Those
+that a notebook's own cells draw (03: the vote, 04: the modulation) are not among them.
 
 python benchmarks/sliders.py
 """
@@ -6,7 +7,8 @@ python benchmarks/sliders.py
 import tempfile
 
 from vidseg_core import ContextSettings, RefineSettings, Settings, VidSeg, generated_clip, load_backbone, sample_clip
-from vidseg_core.workbook import context, correspondence, features, memory, motion, neighbours, upsampling
+from vidseg_core.common import enlarge
+from vidseg_core.workbook import context, correspondence, features, memory, motion, upsampling
 from vidseg_core.workbook.naming import Naming
 from vidseg_core.workbook.widgets import Explorer
 
@@ -44,16 +46,11 @@ def stages_3_and_4(backbone) -> None:
     clip = motion.faster(generated_clip(40), 3)
     read = context.read_features(backbone, clip.frames)
     cells = context.named_cells(read, clip.labels[0], Settings())
-    window = motion.Window(clip, read.match, neighbours.with_noise(cells, 0.15))
+    window = motion.Window(clip, read.match, cells)
     explorer = correspondence.explore_track(window, RefineSettings())
     report(explorer, "03 track", row=[4, 9], column=[8], frame=[5], majority=[0.3], method=["reference"])
-    explorer = neighbours.explore_vote(window, RefineSettings())
-    report(explorer, "03 vote", frame=[3], max_jump=[0, 2, 6], majority=[0.2], method=["reference"])
-    bench = upsampling.Bench(backbone, clip.frames[1], cells[1], clip.names, Settings())
-    explorer = upsampling.explore_modulation(bench)
-    report(explorer, "04 modulation", mask=[0, 1], damping=[0.2], strength=[1.0, 30.0], timestep=[20, 200])
-    labels, _ = bench.run(bench.settings.upsample)
-    explorer = upsampling.explore_borders(clip.frames[1], {"modulation": labels}, clip.labels[1])
+    labels = enlarge(cells[1], clip.labels.shape[1:])
+    explorer = upsampling.explore_borders(clip.frames[1], {"cells": labels}, clip.labels[1])
     report(explorer, "04 borders", row=[40], column=[100], width=[60])
 
 

@@ -1,4 +1,4 @@
-"""What several tests of the workbook need: features, a clip that slides, a frame on the bench of stage 4."""
+"""What several tests of the workbook need: features, a clip that slides."""
 
 from dataclasses import replace
 
@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from vidseg_core import Settings, generated_clip, load_backbone
+from vidseg_core import generated_clip, load_backbone
 from vidseg_core.features import extract_features
 from vidseg_core.io.samples import GeneratedClip
-from vidseg_core.workbook import motion, upsampling
-from vidseg_core.workbook.features import at_centres
+from vidseg_core.workbook import motion
 
 
 @pytest.fixture(scope="session")
@@ -56,9 +55,3 @@ def sliding():
     visible[:, :, -8:] = False
     clip = GeneratedClip(np.zeros((*labels.shape, 3), np.uint8), labels, flow, visible, {0: "a", 1: "b"})
     return motion.Window(clip, torch.from_numpy(match), classes)
-
-
-@pytest.fixture(scope="session")
-def bench(backbone, clip):
-    cells = at_centres(clip.labels[:1], (30, 40))[0]
-    return upsampling.Bench(backbone, clip.frames[0], cells, clip.names, Settings())

@@ -1,4 +1,4 @@
-"""Stage 3 by hand: tracks, one track and its votes, and where tracks fail, against the exact answer."""
+"""Stage 3 by hand: one track and its votes, what a vote repairs, and where tracks fail, against the exact answer."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -6,13 +6,14 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Float, Integer, UInt8
+from jaxtyping import Bool, Float, Integer, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from vidseg_core.common import enlarge
 from vidseg_core.io.masks import PALETTE
-from vidseg_core.io.overlay import Drawing, panel
+from vidseg_core.io.overlay import Drawing, blend, legend, panel
 from vidseg_core.io.samples import GeneratedClip
 from vidseg_core.settings import RefineSettings
 from vidseg_core.tracks import Tracks, find_moves
@@ -22,8 +23,6 @@ from vidseg_core.workbook.motion import Window, true_paths
 from vidseg_core.workbook.widgets import Drawn, Explorer, choice, pick, share, slider
 
 Frames = UInt8[np.ndarray, "f H W 3"]
-Paths = Float[np.ndarray, "t f 2"]
-METHODS = [("ours", "tracks"), ("the paper's code", "reference")]
 
 
 @dataclass(frozen=True)
@@ -68,38 +67,6 @@ def share_within(errors: np.ndarray) -> float:
     return float((known <= 1).mean()) if len(known) else np.nan
 
 
-def draw_tracks(window: Window, settings: RefineSettings, shown: tuple[int, ...], every: int = 2) -> Figure:
-    """Tracks that start in frame 0, in every second row and column, in the colour of the class that won their vote there."""
-    tracks = window.tracks(settings)
-    (h, w), cells = tracks.grid, tracks.cells.numpy()
-    first = cells[:, 0]
-    cells = cells[(first >= 0) & (first // w % every == 0) & (first % w % every == 0)]
-    side = np.array(window.clip.labels.shape[1:]) / (h, w)
-    paths = (np.stack([cells // w, cells % w], -1) + 0.5) * side
-    paths[cells < 0] = np.nan
-    labels = window.refine(settings).labels[0].numpy().ravel()[cells[:, 0]]
-    return show_tracks(window.clip.frames, paths, labels, shown)
-
-
-def show_tracks(frames: Frames, paths: Paths, labels: Integer[np.ndarray, " t"], shown: Sequence[int]) -> Figure:
-    """Tracks as lines over the frames `shown`, each up to that frame, in the colour of its label; `paths` are (y, x) in pixels,
-    NaN where a track is not."""
-    width = 9 / len(shown)
-    figure = Drawing(figsize=(9, width * frames.shape[1] / frames.shape[2] + 0.4), layout="constrained")
-    for axes, n in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
-        panel(axes, frames[n] // 2 + 100, f"frame {n}")
-        _draw_paths(axes, paths[:, : n + 1], labels)
-    return figure
-
-
-def _draw_paths(axes: Axes, paths: Paths, labels: Integer[np.ndarray, " t"]) -> None:
-    for path, label in zip(paths, labels.tolist(), strict=True):
-        if np.isfinite(path[-1, 0]):
-            colour = PALETTE[label] / 255
-            axes.plot(path[:, 1], path[:, 0], color=colour, linewidth=1)
-            axes.plot(path[-1, 1], path[-1, 0], "o", color=colour, markersize=2.5)
-
-
 def explore_track(window: Window, settings: RefineSettings) -> Explorer:
     """Click a point of a frame and follow it; see what its track votes.
 
@@ -138,7 +105,7 @@ def explore_track(window: Window, settings: RefineSettings) -> Explorer:
         column=slider("column", w // 2, 0, w - 1, live=True),
         frame=slider("in frame", 0, 0, f - 1, live=True),
         majority=share("majority", settings.majority),
-        method=choice("tracks", "tracks", METHODS),
+        method=choice("tracks", "tracks", [("ours", "tracks"), ("the paper's code", "reference")]),
     )  # fmt: skip
 
 
@@ -204,16 +171,27 @@ def failures(window: Window, tracks: Tracks) -> dict[str, Float[np.ndarray, " g"
             for name, kind in kinds.items()}  # fmt: skip
 
 
-def show_failures(shares: Mapping[str, Float[np.ndarray, " g"]]) -> Figure:
-    """For each kind of place, the share of tracks within a cell of the truth, by the number of hops since the start."""
-    figure = Drawing(figsize=(9, 2.8), layout="constrained")
-    axes = figure.subplots()
-    for (name, curve), style in zip(shares.items(), ("-", "--", ":", "-."), strict=False):
-        axes.plot(np.arange(1, len(curve) + 1), curve, style, color="black", label=name, linewidth=1.8)
-    axes.set_ylim(0, 1.02)
-    axes.set_xlabel("hops", fontsize=9)
-    axes.set_ylabel("within a cell of the truth", fontsize=9)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=9, frameon=False, loc="lower left")
+def show_vote(
+    frame: UInt8[np.ndarray, "H W 3"],
+    maps: Mapping[str, Integer[np.ndarray, "h w"]],
+    wrong: Bool[np.ndarray, "2 h w"],
+    confidence: Float[np.ndarray, "h w"],
+    names: Mapping[int, str],
+) -> Figure:
+    """Labels of one frame before and after the vote and the true ones; which cells it repaired (plus) and spoiled (cross), from
+    `wrong` (before, after); the winner's share. Panels take clicks."""
+    size, grid = frame.shape[:2], wrong.shape[1:]
+    figure = Drawing(figsize=(9, 2 * 3 * size[0] / size[1] + 1.3), layout="constrained")
+    axes = figure.subplots(2, 3)
+    panel(axes[0, 0], frame, "the frame", name="frame")
+    for place, (title, cells) in zip((axes[0, 1], axes[0, 2], axes[1, 0]), maps.items(), strict=True):
+        panel(place, blend(frame, enlarge(cells, size)), title, name=title)
+    faded = (frame // 2 + 100).astype(np.uint8)
+    repaired, spoiled = wrong[0] & ~wrong[1], wrong[1] & ~wrong[0]
+    panel(axes[1, 1], faded, f"+ repaired: {repaired.sum()}   x spoiled: {spoiled.sum()}")
+    for cells, sign in ((repaired, "+"), (spoiled, "x")):
+        y, x = ((p + 0.5) * s / g for p, s, g in zip(np.nonzero(cells), size, grid, strict=True))
+        axes[1, 1].plot(x, y, sign, color="black", markersize=6, markeredgewidth=1.6)
+    panel(axes[1, 2], confidence, "share of the winning vote (black: 0)", size, cmap="magma", vmin=0, vmax=1)
+    legend(figure, list(maps.values()), names)
     return figure

@@ -1,8 +1,8 @@
 """What makes stage 4 fast, by hand: masks that share a pass, and what runs once for a frame and is replayed."""
 
 import re
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,11 +10,16 @@ import torch
 from jaxtyping import Bool, Float, Integer, UInt8
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from vidseg_core.common import enlarge
+from vidseg_core.context import Votes
 from vidseg_core.io.overlay import Drawing, blend, panel
+from vidseg_core.models.backbone import Backbone
 from vidseg_core.modulation import plan
-from vidseg_core.workbook.upsampling import Bench
+from vidseg_core.pipeline import VidSeg
 from vidseg_core.workbook.widgets import Drawn, Explorer, levels
 
 Frame = UInt8[np.ndarray, "H W 3"]
@@ -23,30 +28,40 @@ Pixels = Integer[np.ndarray, "H W"]
 
 
 @dataclass(frozen=True)
+class Part:
+    """A module of the UNet, its floating-point operations in one pass, in billions, and whether it runs before the modulated
+    layer."""
+
+    path: str
+    operations: float
+    before: bool
+
+
+@dataclass(frozen=True)
 class Coloured:
-    """Stage 4 at one `separation`: `passes`, the image of the frame that each cell is modulated in; the labels; seconds."""
+    """Stage 4 at one `separation`: `passes`, the image of the frame that each cell is modulated in, and the labels."""
 
     passes: Cells
     labels: Pixels
-    seconds: float
 
 
-def colourings(bench: Bench, separations: Sequence[int | None]) -> dict[int | None, Coloured]:
-    """The frame with masks more than so many cells apart modulated together; None: each alone."""
-    runs, cells = {}, torch.from_numpy(bench.cells[None])
-    bench.run(replace(bench.settings.upsample, separation=0))  # the first run is slower than those that follow
+def colourings(vidseg: VidSeg, frame: Frame, votes: Votes, separations: Sequence[int | None]) -> dict[int | None, Coloured]:
+    """The frame with masks more than so many cells apart modulated together; None: each alone. The cells of `votes` are those
+    of the modulated layer."""
+    runs = {}
     for separation in separations:
-        masks = plan(cells, separation, coupled=False).masks
-        found = bench.run(replace(bench.settings.upsample, separation=separation))
-        runs[separation] = Coloured(masks.long().argmax(0).numpy(), *found)
+        masks = plan(votes.labels, separation, coupled=False).masks
+        settings = replace(vidseg.settings, upsample=replace(vidseg.settings.upsample, separation=separation))
+        labels = VidSeg(vidseg.backbone, settings).enlarge(frame[None], votes)[0]
+        runs[separation] = Coloured(masks.long().argmax(0).cpu().numpy(), labels)
     return runs
 
 
-def explore_colouring(bench: Bench, runs: Mapping[int | None, Coloured]) -> Explorer:
-    """Which masks share a pass, for each separation in `runs` (None among them), and what that changes and saves. The slider's
-    values are "each alone" and "0 cells", "1 cells", ...
+def explore_colouring(frame: Frame, cells: Cells, runs: Mapping[int | None, Coloured]) -> Explorer:
+    """Which masks share a pass, for each separation in `runs` (None among them), and what that changes. The slider's values
+    are "each alone" and "0 cells", "1 cells", ...
 
-    `shown` has "passes", "labels" [H, W], "agreement" (share of pixels as with each mask alone) and "seconds".
+    `shown` has "passes", "labels" [H, W] and "agreement" (share of pixels as with each mask alone).
     """
     alone = runs[None]
     curve = np.array([(run.passes.max() + 1, (run.labels == alone.labels).mean()) for run in runs.values()])
@@ -55,11 +70,10 @@ def explore_colouring(bench: Bench, runs: Mapping[int | None, Coloured]) -> Expl
     def draw(separation: str) -> Drawn:
         run = named[separation]
         passes, other = int(run.passes.max()) + 1, run.labels != alone.labels
-        figure = show_colouring(bench.frame, bench.cells, run.passes, run.labels, other, curve)
-        return figure, {"passes": passes, "labels": run.labels, "agreement": 1 - float(other.mean()), "seconds": run.seconds}
+        figure = show_colouring(frame, cells, run.passes, run.labels, other, curve)
+        return figure, {"passes": passes, "labels": run.labels, "agreement": 1 - float(other.mean())}
 
-    own = f"{bench.settings.upsample.separation} cells"
-    return Explorer(draw, separation=levels("separation", own if own in named else "each alone", list(named)))
+    return Explorer(draw, separation=levels("separation", "1 cells", list(named)))
 
 
 def show_colouring(
@@ -91,76 +105,76 @@ def show_colouring(
     return figure
 
 
-def replay_error(bench: Bench) -> float:
-    """Largest difference between a whole pass and one that starts from a recording of it, in latents: 0 if replay is exact."""
-    noisy, own = bench.backbone.encode(bench.image), bench.settings.upsample
-    with bench.backbone.record(own.block) as record:
-        whole = bench.backbone.denoise(noisy, own.timestep)
-    with bench.backbone.replay(record, torch.zeros(1, dtype=torch.long)):
-        return float((bench.backbone.denoise(noisy, own.timestep) - whole).abs().max())
+@contextmanager
+def counting() -> Iterator[FlopCounterMode]:
+    """Count floating-point operations within the block, those of attention too: torch does not count its fused kernels."""
+    with sdpa_kernel(SDPBackend.MATH), torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        yield counter
 
 
-def time_of_parts(bench: Bench, repeats: int = 3) -> list[tuple[str, float, bool]]:
-    """(module, seconds, whether it runs before the modulated layer) for the parts of one UNet pass in the order of running; the
-    fastest of some passes. Parts are as large as can be without the modulated layer's falling inside one."""
-    unet, own = bench.backbone.unet, bench.settings.upsample
-    noisy = bench.backbone.encode(bench.image)
-    with bench.backbone.record(own.block) as record:
-        bench.backbone.denoise(noisy, own.timestep)
-    live = _after(unet, "", set(record.outputs))
-    begun, seconds, order = {}, {}, []
+def operations(work: Callable[[], object]) -> float:
+    """Floating-point operations of `work()`, in billions; a multiplication and an addition are two."""
+    with counting() as counter:
+        work()
+    return counter.get_total_flops() / 1e9
 
-    def start(path: str) -> None:
-        begun[path] = time.perf_counter()
-        if path not in order:
-            order.append(path)
 
-    def stop(path: str) -> None:
-        seconds[path] = min(seconds.get(path, np.inf), time.perf_counter() - begun[path])
+def operations_of_parts(backbone: Backbone, noisy: Float[Tensor, "1 c h w"], timestep: float, block: str) -> list[Part]:
+    """The parts of one UNet pass in the order of running, as large as can be without the modulated `block`'s falling inside
+    one."""
+    unet = backbone.unet
+    with backbone.record(block) as record:
+        backbone.denoise(noisy, timestep)
+    begun, parts, hooks = {}, {}, []
+    with counting() as counter:
 
-    hooks = []
-    for path in {*record.outputs, *live}:
-        module = unet.get_submodule(path)
-        hooks.append(module.register_forward_pre_hook(lambda *_, path=path: start(path)))
-        hooks.append(module.register_forward_hook(lambda *_, path=path: stop(path)))
-    try:
-        for _ in range(repeats):
-            bench.backbone.denoise(noisy, own.timestep)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return [(path, seconds[path], path in record.outputs) for path in order]
+        def start(path: str) -> None:
+            begun[path] = counter.get_total_flops()
+
+        def stop(path: str) -> None:
+            parts[path] = Part(path, (counter.get_total_flops() - begun[path]) / 1e9, path in record.outputs)
+
+        for path in (*record.outputs, *_after(unet, "", set(record.outputs))):
+            module = unet.get_submodule(path)
+            hooks.append(module.register_forward_pre_hook(lambda *_, path=path: start(path)))
+            hooks.append(module.register_forward_hook(lambda *_, path=path: stop(path)))
+        try:
+            backbone.denoise(noisy, timestep)
+        finally:
+            for hook in hooks:
+                hook.remove()
+    return list(parts.values())
 
 
 def _after(module: torch.nn.Module, path: str, recorded: set[str]) -> list[str]:
-    """The largest modules that hold no recorded one and are not recorded themselves."""
+    """The largest modules that run by themselves, hold no recorded one and are not recorded."""
     if path in recorded:
         return []
-    if path and not any(r.startswith(path + ".") for r in recorded):
+    if path and not isinstance(module, torch.nn.ModuleList) and not any(r.startswith(path + ".") for r in recorded):
         return [path]
     return [p for name, child in module.named_children() for p in _after(child, f"{path}.{name}".lstrip("."), recorded)]
 
 
-def show_replay(parts: Sequence[tuple[str, float, bool]], masks: int) -> Figure:
-    """Where the time of a UNet pass goes, from left to right in the order of running: `parts` are (module, seconds, whether it
-    runs before the modulated layer). Above one pass for the frame, below one for each mask and sign, `masks` of them."""
+def show_replay(parts: Sequence[Part], masks: int) -> Figure:
+    """Where the operations of a UNet pass go, from left to right in the order of running. Above one pass for the frame, below
+    one for each of `masks` masks."""
     figure = Drawing(figsize=(9, 2.6), layout="constrained")
     axes, at = figure.subplots(), 0.0
-    total = sum(seconds for _, seconds, _ in parts)
-    for name, seconds, before in parts:
-        width = 100 * seconds / total
-        axes.barh(1, width, left=at, color="0.75" if before else "0.35", edgecolor="white", height=0.62)
-        if before:
-            axes.barh(0, width, left=at, color="none", edgecolor="0.75", linestyle=":", height=0.62)
-        else:
-            axes.barh(0, width, left=at, color="0.35", edgecolor="white", height=0.62)
-        short, colour = re.sub("_blocks?|entions", "", name), "black" if before else "white"
+    total = sum(part.operations for part in parts)
+    for part in parts:
+        width = 100 * part.operations / total
+        axes.barh(1, width, left=at, color="0.75" if part.before else "0.35", edgecolor="white", height=0.62)
+        again = (
+            {"color": "none", "edgecolor": "0.75", "linestyle": ":"} if part.before else {"color": "0.35", "edgecolor": "white"}
+        )
+        axes.barh(0, width, left=at, height=0.62, **again)
+        short, colour = re.sub("_blocks?|entions", "", part.path), "black" if part.before else "white"
         if width > 0.9 * len(short):
             axes.text(at + width / 2, 1, short, ha="center", va="center", fontsize=8, color=colour)
         at += width
-    later = sum(seconds for _, seconds, before in parts if not before) / total
-    axes.set_yticks([1, 0], ["once for the frame", f"{2 * masks} times: each\nmask and sign"], fontsize=9)
-    axes.set_xlabel("share of the time of a UNet pass, %", fontsize=9)
+    later = sum(part.operations for part in parts if not part.before) / total
+    axes.set_yticks([1, 0], ["once for the frame", f"{masks} times:\nonce for each mask"], fontsize=9)
+    axes.set_xlabel("share of the operations of a UNet pass, %", fontsize=9)
     axes.set_xlim(0, 100)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(left=False)

@@ -1,124 +1,21 @@
-"""Stage 4 by hand: one mask's two predictions and what they become; borders; confidence."""
+"""Stage 4 by hand: pictures of one mask's way, of borders close up, and of the winner's lead."""
 
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Integer, UInt8
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from scipy import ndimage
-from torch import Tensor
-from torch.nn import functional as F
 
 from vidseg_core.common import enlarge
-from vidseg_core.context import Votes
-from vidseg_core.evaluation.baselines import bilinear
-from vidseg_core.features import working_images
 from vidseg_core.io.overlay import Drawing, blend, legend, panel
-from vidseg_core.models.backbone import Backbone
-from vidseg_core.modulation import NoisyWindow, predict_masks
-from vidseg_core.settings import Settings, UpsampleSettings
-from vidseg_core.upsample import claim, frame_edges, score_responses, upsample
-from vidseg_core.workbook.widgets import Drawn, Explorer, choice, levels, pick, share, slider
+from vidseg_core.workbook.widgets import Drawn, Explorer, slider
 
 Frame = UInt8[np.ndarray, "H W 3"]
-Cells = Integer[np.ndarray, "h w"]
 Pixels = Integer[np.ndarray, "H W"]
 Colours = Float[np.ndarray, "a b 3"]
 Map = Float[np.ndarray, "H W"]
-STRENGTHS = (0.1, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
-TIMESTEPS = (20, 50, 100, 200, 400, 600)
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What each mask of a frame answered: its number, its prediction with +lambda and the one that it is compared with, without
-    lambda or with -lambda (RGB, 0..1), and their distance."""
-
-    names: list[int]
-    plus: Float[np.ndarray, "n H W 3"]
-    minus: Float[np.ndarray, "n H W 3"]
-    response: Float[Tensor, "n H W"]
-
-
-class Bench:
-    """One frame of a clip with the labels of its cells: all that stage 4 is given."""
-
-    def __init__(self, backbone: Backbone, frame: Frame, cells: Cells, names: Mapping[int, str], settings: Settings):
-        self.backbone, self.frame, self.cells, self.names = backbone, frame, cells, names
-        self.settings = settings.resolve(backbone.model)
-        self.image = working_images(backbone, frame[None], self.settings)
-
-    def ask(self, settings: UpsampleSettings) -> Answers:
-        """Modulate every mask alone in one step at one noise level (strategy "direct")."""
-        latents, cells = self.backbone.encode(self.image), torch.from_numpy(self.cells[None]).to(self.backbone.device)
-        window = NoisyWindow(latents, self.backbone.noise(latents, self.settings.seed, shared=True), None)
-        found = list(predict_masks(self.backbone, window, cells, replace(settings, separation=None)))
-        names = [name for p in found for name in p.group.owners[:, 0, 0].tolist()]  # a mask that is alone owns all cells
-        plus, minus = torch.cat([p.plus for p in found]), torch.cat([p.minus for p in found])
-        pictures = ((self.backbone.decode(z).permute(0, 2, 3, 1).cpu().numpy() / 2 + 0.5).clip(0, 1) for z in (plus, minus))
-        return Answers(names, *pictures, self.backbone.decode_difference(plus, minus).norm(dim=1).cpu())
-
-    def judge(self, answers: Answers, settings: UpsampleSettings) -> Float[Tensor, "n H W"]:
-        """The score of each mask at each pixel."""
-        masks = torch.stack([torch.from_numpy(self.cells == name).float() for name in answers.names])
-        owners = torch.tensor(answers.names)[:, None, None].expand(masks.shape)
-        scores = score_responses(answers.response, masks, owners, settings)
-        guide = frame_edges(self.backbone, self.frame[None], self.image, settings)
-        return torch.stack([guide.follow(0, map_) for map_ in scores]) if guide else scores
-
-    def decide(self, answers: Answers, scores: Float[Tensor, "n h w"]) -> tuple[Pixels, Float[np.ndarray, "H W"]]:
-        """Labels, and by how much the winner leads the second."""
-        labels = torch.from_numpy(enlarge(self.cells, self.frame.shape[:2]).astype(np.int16))
-        best = torch.zeros(labels.shape)
-        for name, map_ in zip(answers.names, scores, strict=True):
-            claim(labels, best, torch.full(self.cells.shape, name), map_)
-        if scores.shape[1:] != best.shape:
-            scores = F.interpolate(scores[None], size=best.shape, mode="bilinear", align_corners=False)[0]
-        first = scores.topk(min(2, len(scores)), dim=0).values
-        return labels.numpy(), (first[0] - first[-1] * (len(scores) > 1)).numpy()
-
-    def run(self, settings: UpsampleSettings) -> tuple[Pixels, float]:
-        """The stage as the pipeline runs it: labels of the frame's pixels, and the seconds it took."""
-        refined = Votes.certain(torch.from_numpy(self.cells[None]).to(self.backbone.device))
-        started = time.perf_counter()
-        labels = upsample(self.backbone, self.frame[None], refined, replace(self.settings, upsample=settings))
-        return labels[0].cpu().numpy(), time.perf_counter() - started
-
-
-def explore_modulation(bench: Bench) -> Explorer:
-    """One mask's two predictions, their difference, its score and the labels of all masks.
-
-    A new lambda or timestep runs the UNet for every mask, and what was seen is remembered; damping and the choice of
-    the mask are instant. `shown` has "response" and "score" [H, W] of the mask, "labels" [H, W] and "margin" [H, W].
-    """
-    own = bench.settings.upsample
-    ask = lru_cache(maxsize=32)(lambda strength, timestep: bench.ask(replace(own, strength=strength, timestep=timestep)))
-    present = [(bench.names.get(n, f"segment {n}"), n) for n in np.unique(bench.cells).tolist()]
-
-    def draw(mask: int, strength: float, timestep: int, damping: float) -> Drawn:
-        answers = ask(strength, timestep)
-        scores, k = bench.judge(answers, replace(own, damping=damping)), answers.names.index(mask)
-        labels, margin = bench.decide(answers, scores)
-        seen = answers.plus[k], answers.minus[k], answers.response[k].numpy(), scores[k].numpy()
-        figure = show_modulation(bench.frame, bench.cells == mask, *seen, labels, bench.names)
-        return figure, {"response": seen[2], "score": seen[3], "labels": labels, "margin": margin}
-
-    def on_click(panel: str, x: float, y: float) -> dict[str, int]:
-        place = pick(bench.cells.shape, bench.frame.shape[:2], x, y)
-        return {"mask": int(bench.cells[place["row"], place["column"]])}
-
-    return Explorer(
-        draw, on_click,
-        mask=choice("mask", present[-1][1], present),
-        strength=levels("λ", own.strength, sorted({*STRENGTHS, own.strength})),
-        timestep=levels("noise level t", round(own.timestep), sorted({*TIMESTEPS, round(own.timestep)})),
-        damping=share("damping", own.damping),
-    )  # fmt: skip
 
 
 def show_modulation(
@@ -131,43 +28,26 @@ def show_modulation(
     labels: Integer[np.ndarray, "H W"],
     names: Mapping[int, str],
 ) -> Figure:
-    """One mask on its way: its cells, the prediction with +lambda and the one that it is compared with (RGB in 0..1, at the
-    working size), their distance, its score, and the labels that all masks together give. Panel "cells" takes clicks."""
+    """One mask on its way: its cells, the predictions with +lambda and -lambda (RGB in 0..1, at the working size), their
+    distance, its score, and the labels that all masks together give. Panel "cells" takes clicks."""
     size = frame.shape[:2]
     figure = Drawing(figsize=(9, 6 * size[0] / size[1] + 1.3), layout="constrained")
     axes = figure.subplots(2, 3)
     inside = enlarge(chosen.astype(np.int64), size) == 1
     panel(axes[0, 0], np.where(inside[..., None], frame, frame // 4 + 160).astype(np.uint8), "the mask, in cells", name="cells")
     panel(axes[0, 1], plus, "prediction with +λ", size)
-    panel(axes[0, 2], minus, "what it is compared with", size)
-    panel(axes[1, 0], response, "their distance (black: 0)", size, cmap="magma", vmin=0)
-    panel(axes[1, 1], score, "blurred, scaled, damped", cmap="magma", vmin=0, vmax=1)
+    panel(axes[0, 2], minus, "prediction with -λ", size)
+    panel(axes[1, 0], response, "the response (black: 0)", size, cmap="magma", vmin=0)
+    panel(axes[1, 1], score, "its score", cmap="magma", vmin=0, vmax=1)
     panel(axes[1, 2], blend(frame, labels), "the largest score takes the pixel")
     legend(figure, [labels], names)
     return figure
-
-
-def compare_masks(benches: Mapping[str, Bench], truth: Pixels, distance: int) -> Float[np.ndarray, "b 3"]:
-    """Share of right pixels within `distance` of a true border: a row for each bench, columns cells, bilinear, modulation."""
-    near, rows = near_borders(truth, distance), []
-    for bench in benches.values():
-        modulated, _ = bench.run(bench.settings.upsample)
-        maps = enlarge(bench.cells, truth.shape), bilinear(bench.cells[None], truth.shape)[0], modulated
-        rows.append([float((labels == truth)[near].mean()) for labels in maps])
-    return np.array(rows)
 
 
 def near_borders(truth: Pixels, distance: int) -> np.ndarray:
     """Bool [H, W]: pixels within `distance` of a true border."""
     inside = [ndimage.distance_transform_edt(truth == name) for name in np.unique(truth)]
     return np.max(inside, axis=0) <= distance
-
-
-def shifts(labels: Pixels, truth: Pixels, step: int) -> Float[np.ndarray, "3 3"]:
-    """Share of right pixels, the truth shifted by (dy, dx) = -step, 0, step pixels: if all is in place, the middle is the
-    largest."""
-    shares = [(np.roll(truth, (dy * step, dx * step), (0, 1)) == labels).mean() for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
-    return np.array(shares).reshape(3, 3)
 
 
 def explore_borders(frame: Frame, maps: Mapping[str, Pixels], truth: Pixels) -> Explorer:
