@@ -327,7 +327,7 @@ show_table(table, list(given), methods, "% of the cells", best="row")
 # %% [markdown]
 # The paper's tracks ("reference") even lose right cells: a track that slips over an
 # outline carries its label along. Ours ("tracks") end at long hops, and only 70 % of
-# the votes overrule a cell. So labels can get steadier without getting righter.
+# the votes overrule a cell: undisturbed labels get steadier, and hardly righter.
 
 # %% tags=["test"]
 plain, neighbours, tracks, paper = table.T

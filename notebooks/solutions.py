@@ -295,9 +295,9 @@ print(f"{(one != both).mean():.2%} of the pixels change")
 assert 0 < (one != both).mean() < 0.005
 
 # %% [markdown]
-# **5.** They are as good here, and less is left to run for each mask (chapter 7 counts it). But
-# fewer layers are left that could say where the border is, and one frame decides
-# nothing.
+# **5.** They are as good here, and less is left to run for each mask (chapter 7 counts
+# it). But fewer layers are left that could say where the border is, and one frame
+# decides nothing.
 
 # %%
 later = "up_blocks.1.attentions.1.transformer_blocks.0.attn2"
