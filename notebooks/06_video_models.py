@@ -28,7 +28,6 @@ import os
 import numpy as np
 import torch
 from torch.nn.functional import normalize
-
 from vidseg_core import (
     Settings,
     VidSeg,
