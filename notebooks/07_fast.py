@@ -24,6 +24,7 @@
 
 # %% tags=["hide-input"]
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import networkx
@@ -287,9 +288,25 @@ assert abs(guided - default) < 3 and default > reference
 
 # %% [markdown]
 # ## More processes, more machines
-# Windows of a clip depend on each other only through stage 2's small memory; the UNet
-# passes, nearly all of the work, do not. So they spread over threads, processes or the
-# machines of a cluster, with the same labels.
+# Windows of a clip depend on each other only through stages 2 and 3, which are quick.
+# The UNet passes, nearly all of the work, need nothing of other windows: any worker
+# can do them. **Question:** may the labels depend on how many workers there are?
+
+# %%
+small = replace(named.settings, window=4, working_size=(96, 128))
+alone = vs.VidSeg(backbone, small)(clip.frames, clip.labels[0])
+with ThreadPoolExecutor(2) as executor:
+    crew = vs.VidSeg(backbone, small, executor=executor)
+    spread = crew(clip.frames, clip.labels[0])
+print("other pixels:", (alone.labels != spread.labels).sum())
+
+# %% tags=["test"]
+assert alone.labels.tobytes() == spread.labels.tobytes()
+
+# %% [markdown]
+# No: not a byte. Threads, the processes of one machine and those of a cluster go
+# through this one door, an `Executor`. How to start them, and what happens if one
+# stops: [docs/cluster.md](../docs/cluster.md).
 
 # %% [markdown]
 # ## Exercises

@@ -30,13 +30,22 @@ import vidseg_core as vs
 from vidseg_core.common import enlarge
 from vidseg_core.context import Votes
 from vidseg_core.correspondence import Overlap, refine
+from vidseg_core.evaluation import metrics
+from vidseg_core.evaluation.datasets import open_dataset
 from vidseg_core.features import Features
 from vidseg_core.modulation import plan
+from vidseg_core.scene import open_scene
 from vidseg_core.tracks import find_moves
+from vidseg_core.workbook import context as contexts
 from vidseg_core.workbook import correspondence as explore
-from vidseg_core.workbook import fast
+from vidseg_core.workbook import evaluation as scoring
+from vidseg_core.workbook import fast, steadiness, temporal
+from vidseg_core.workbook import features as looking
+from vidseg_core.workbook import memory as stories
+from vidseg_core.workbook import video as films
+from vidseg_core.workbook.context import read_features
 from vidseg_core.workbook.features import at_centres
-from vidseg_core.workbook.figures import show_table
+from vidseg_core.workbook.figures import pca_image, show_frames, show_table
 from vidseg_core.workbook.maps import show_maps
 from vidseg_core.workbook.motion import Window, faster
 from vidseg_core.workbook.upsampling import near_borders
@@ -50,6 +59,168 @@ settings = vs.Settings(features=one_scale)
 clip = vs.generated_clip(14)  # the clip of most answers
 some = {f"frame {n}": clip.frames[n] for n in (0, 4, 8, 12)}
 show_maps(some, clip.frames.shape[1:3])
+
+# %% [markdown]
+# ## 0 Overview
+#
+# **1.** Box, hand and cloth are apart when the most common segments under their true masks differ.
+
+# %%
+box = vs.sample_clip("box")
+step = 12 if FAST else 2
+in_cells = next(vs.VidSeg(backbone).cells(box.frames[: 14 * step : step]))
+one_mask = at_centres(box.masks[0][None], in_cells.coarse.shape[1:])[0]
+votes_0 = torch.from_numpy(in_cells.votes[1][:1])
+for count in range(2, 21):
+    found = in_cells.scene.cut(count).named(votes_0).labels[0].numpy()
+    parts = [found[one_mask == k] for k in (1, 2, 3)]
+    common = {int(np.bincount(part).argmax()) for part in parts}
+    if len(common) == 3:
+        break
+print(f"apart from {count} segments on")
+
+# %% tags=["test"]
+assert 3 <= count < 20
+
+# %% [markdown]
+# **2.** Refined labels should flicker less: the frames around have been asked.
+
+# %%
+pair = {"coarse": in_cells.coarse, "refined": in_cells.refined}
+changed = {name: metrics.flicker(maps) for name, maps in pair.items()}
+{name: f"{share:.1%}" for name, share in changed.items()}
+
+# %% tags=["test"]
+assert changed["refined"] < changed["coarse"]
+
+# %% [markdown]
+# ## 1 Features
+#
+# The chapter's frames and masks.
+
+# %%
+cup = vs.sample_clip("cup")
+some = list(cup.masks)[: 2 if FAST else 5]
+cup_frames = cup.frames[some]
+cup_masks = np.stack([cup.masks[n] for n in some])
+BLOCK = "up_blocks.1.attentions.0"
+plain = looking.queries(backbone, cup_frames, BLOCK, 20)
+usual = pca_image(plain[:1])  # its colours, for other pictures
+
+# %% [markdown]
+# **1.** At t = 20 four draws give nearly the same as one. At t = 800 each draw lets
+# the network imagine something else. Their mean is smoother: cup and arm come back,
+# but blurred.
+
+# %%
+pictures = {}
+for t in (20, 800):
+    for draws in (1, 4):
+        found = looking.queries(backbone, cup_frames[:1], BLOCK, t, draws)
+        pictures[f"t = {t}, {draws} drawn"] = pca_image(found, usual)[0]
+show_frames(pictures)
+
+# %% [markdown]
+# **2.** No. With noise of its own in each frame, the wall differs from frame to frame although it does not move. Below is the mean cosine between the wall in frame 0 and in the other frames.
+
+# %%
+steady = {}
+for kind in ("shared", "independent"):
+    found = looking.queries(backbone, cup_frames, BLOCK, 20, noise=kind)
+    steady[kind] = looking.steadiness(found, cup_masks, 0)
+{kind: f"{value:.3f}" for kind, value in steady.items()}
+
+# %% tags=["test"]
+assert steady["shared"] > steady["independent"]
+
+# %% [markdown]
+# **3.** Between two neighbouring cells the queries change most where the mask has a border. So shift the masks by one cell in each direction, and correlate. The largest value must be in the middle.
+
+# %%
+table = looking.alignment(plain, cup_masks)
+dy, dx = ([f"{axis} = {k}" for k in (-1, 0, 1)] for axis in ("dy", "dx"))
+title = "correlation with the shifted masks"
+show_table(table, dy, dx, title, best="all")
+
+# %% tags=["test"]
+assert table.argmax() == 4, "the features are displaced"
+
+# %% [markdown]
+# **4.** `down_blocks.1`, with `up_blocks.1` close behind. Wall, cup and hand differ in plain colour, and the encoder sees colour best.
+
+# %%
+of_cup = looking.separation_table(backbone, cup_frames, cup_masks, 3, (20,))
+blocks = looking.attention_blocks(backbone)
+show_table(of_cup.mean(-1), blocks, ["t = 20"], "mean IoU, cup")
+
+# %% tags=["test"]
+assert blocks[of_cup.mean(-1).argmax()] == "down_blocks.1.attentions.0"
+
+# %% [markdown]
+# ## 2 Context model
+#
+# **1.** The first cut at which a point on the cup and one on the hand differ. The two seeds agree only roughly: they found other clusters.
+
+# %%
+cup_window = cup.frames[: 14 : 2 if FAST else 1]
+of_window = contexts.read_features(backbone, cup_window)
+k_means = vs.ContextSettings()
+tree = contexts.explore_clusters(cup_window, of_window.context, k_means)
+apart = {}
+for seed in (0, 1):
+    for count in range(2, 21):
+        cut = tree.set(seed=seed, num_segments=count).shown["segments"][0]
+        if cut[16, 23] != cut[12, 36]:
+            break
+    apart[seed] = count
+apart
+
+# %% tags=["test"]
+assert all(2 <= count < 20 for count in apart.values())
+
+# %% [markdown]
+# **2.** The label of its nearest neighbours in the first window, in every frame. It is no more right, only never remembered as something of its own.
+
+# %%
+late_clip = vs.generated_clip(15 if FAST else 21, late=True)
+late = contexts.read_features(backbone, late_clip.frames)
+quick = stories.quick(k_means)
+on_tile = at_centres(late_clip.labels, late.context.shape[1:3])[-1] == 3
+for keeps in ("first", "anchored"):
+    found = stories.run_memory(late.context, quick, 5, keeps)
+    labels, times = np.unique(found.labels[-1][on_tile], return_counts=True)
+    distance = found.distance[-1][on_tile].mean()
+    print(keeps, dict(zip(labels.tolist(), times.tolist(), strict=True)))
+    print("  distance", distance.round(3))
+
+# %% [markdown]
+# **3.** With equal votes, two labels tie in some cells, mostly along outlines. Then the smaller number wins, whatever it stands for. Weighted by distance, there are no ties.
+
+# %%
+part = 7 if FAST else 14
+ties = {}
+for weights in ("uniform", "distance"):
+    how = vs.Settings(context=vs.ContextSettings(weights=weights))
+    half = contexts.part(late, slice(0, part // 2))
+    scene = open_scene(half, how, late_clip.labels[0], None)
+    top = scene.predict(contexts.part(late, slice(0, part))).topk(2).values
+    ties[weights] = float((top[..., 0] == top[..., 1]).float().mean())
+{name: f"{share:.2%}" for name, share in ties.items()}
+
+# %% tags=["test"]
+assert ties["distance"] < 0.001 < ties["uniform"]
+
+# %% [markdown]
+# **4.** Nearly all, and the share is largest where the labels are compared in place. Shifted by a cell, it falls.
+
+# %%
+start = contexts.part(late, slice(0, part))
+cells = contexts.named_cells(start, late_clip.labels[0], vs.Settings())
+right = contexts.agreement(cells, late_clip.labels[:part])
+show_table(right, dy, dx, "share with the true class", best="all")
+
+# %% tags=["test"]
+assert right.argmax() == 4 and right[1, 1] > 0.95
 
 # %% [markdown]
 # ## 3 Correspondences
@@ -324,6 +495,109 @@ show_table(table, [f"frame {n}" for n in frames], columns, title, "row")
 
 # %% tags=["test"]
 assert (table[:, 2] > table[:, 1]).all() and (table[:, 1] > table[:, 0]).all()
+
+# %% [markdown]
+# ## 5 Evaluation
+#
+# **1.** $a/3$: the largest class has the IoU $a$, since everything is called so. The other two have 0.
+
+# %%
+known = open_dataset("generated").clips[0].part(0, 17 if FAST else 28)
+true = np.stack([known.labels[n] for n in range(known.num_frames)])
+fooled = scoring.score_maps(scoring.pretenders(true, 3), known, 3)
+lazy = fooled["the largest class everywhere"]
+print(f"accuracy {lazy['accuracy']:.3f}, mIoU {lazy['mIoU']:.3f}")
+
+# %% tags=["test"]
+assert np.isclose(lazy["mIoU"], lazy["accuracy"] / 3)
+
+# %% [markdown]
+# **2.** A pixel is unchanged in all of n frames with probability $(29/30)^n$.
+
+# %%
+noisy = fooled["5 % of the pixels drawn anew"]
+for n in (8, 16):
+    print(f"mVC{n}: {noisy[f'mVC{n}']:.3f}, predicted {(29 / 30) ** n:.3f}")
+
+# %% tags=["test"]
+assert abs(noisy["mVC8"] - (29 / 30) ** 8) < 0.01
+assert abs(noisy["mVC16"] - (29 / 30) ** 16) < 0.02
+
+# %% [markdown]
+# **3.** The gain of each stage over the one before it, in percent points of F.
+
+# %%
+thinned = scoring.thin(open_dataset("cup"), *((60, 25) if FAST else (4, None)))
+of = scoring.run_methods(backbone, [thinned], ["vidseg"])["cup"]
+scores = scoring.score_lines(of)
+names = ["vidseg, coarse", "vidseg, refined", "vidseg, bilinear", "vidseg"]
+gains = np.diff([100 * scores[name]["F"] for name in names])
+{name: f"{g:+.1f}" for name, g in zip(names[1:], gains, strict=True)}
+
+# %% [markdown]
+# ## 6 Video models
+
+# %%
+FRAMES = 8 if FAST else 14
+image, video = vs.load_backbone("tiny"), vs.load_backbone("tiny-video")
+both = {"tiny": image, "tiny-video": video}
+slow = vs.generated_clip(FRAMES)
+clip = faster(vs.generated_clip(3 * FRAMES - 2), 3)  # every third frame
+
+# %% [markdown]
+# **1.** *Does a block of low resolution look at fewer frames?* Compare the numbers
+# with each other and with the window's length. If all are close to it, resolution
+# hardly matters, and every block nearly averages over the window.
+
+# %%
+for path, weights in temporal.temporal_attention(video, clip.frames).items():
+    cells = f"{weights.shape[0]:2} x {weights.shape[1]:2} cells"
+    name, frames = path.split(".temporal")[0], temporal.spread(weights)
+    print(f"{name}: {cells}, looks at {frames:.1f} of {FRAMES} frames")
+
+# %% [markdown]
+# **2.** *How much can be lost of frame 1, and of the last?* Frame 1 has a whole
+# neighbour on each side, and one of them is the condition of the pass. The last
+# frame has neighbours on one side only.
+
+# %%
+lost = films.explore_hidden(both, slow, FRAMES)
+for frame in (1, FRAMES // 2, FRAMES - 1):
+    for share in (0.5, 0.8):
+        shown = lost.set(frame=frame, lost=share).shown
+        right = shown["right"]["tiny-video"]
+        guess = max(shown["guess"].values())
+        print(f"frame {frame:2}, {share:.0%} of each side lost: ", end="")
+        print(f"{right:.0%} right, the better guess {guess:.0%}")
+
+# %% [markdown]
+# **3.** *Why is less found in the fast clip?* Temporal layers look at the same
+# place in other frames. The faster a thing moves, the less of it is there.
+
+# %%
+for name, of in {"slow": slow, "fast": clip}.items():
+    shown = films.explore_hidden(both, of, FRAMES).shown
+    right = shown["right"] | shown["guess"]
+    print(name, {who: f"{share:.0%}" for who, share in right.items()})
+
+# %% [markdown]
+# **4.** *Moves over one frame, not two.* Most are shorter than a cell. With a
+# tolerance of one cell "nothing moves" then scores nearly full marks.
+
+# %%
+match = read_features(image, clip.frames).match
+grid = match.shape[1:3]
+for gap in (1, 2):
+    truth = steadiness.true_moves(clip, FRAMES, grid, gap)
+    pairs = [match[[n, n + gap]] for n in range(FRAMES - gap)]
+    moves = np.stack([find_moves(pair)[0][0].numpy() for pair in pairs])
+    seen = np.isfinite(truth[..., 0])
+    for name, answer in {"tiny": moves, "nothing moves": 0 * moves}.items():
+        error = np.abs(answer - truth)[seen].max(-1)
+        cell, half = (error <= 1).mean(), (error <= 0.5).mean()
+        print(
+            f"over {gap}, {name:13} within a cell {cell:.0%}, half {half:.0%}"
+        )
 
 # %% [markdown]
 # ## 7 Why it is fast
