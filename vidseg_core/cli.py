@@ -1,18 +1,14 @@
 """The command line: `python -m vidseg_core segment CLIP`. A command imports what it needs when it runs."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from vidseg_core.common import InputError
 from vidseg_core.io.console import patient_console
-from vidseg_core.io.options import add_export, add_segment, add_settings, export, num_threads, read_settings
+from vidseg_core.io.options import Version, add_export, add_segment, add_settings, export, num_threads, read_settings
+from vidseg_core.io.paths import expand_paths
 from vidseg_core.io.segment import segment
-
-PATHS = ("clip", "list", "out", "first_mask", "names", "settings", "model", "root")
-"""Options that name files and folders."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,11 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str] | None) -> int:
     options = _parser().parse_args(arguments)
-    for name, value in vars(options).items():
-        if name in PATHS and value is not None:  # a shell leaves the ~ in --out=~/x as it is
-            several = isinstance(value, list)
-            setattr(options, name, [os.path.expanduser(v) for v in value] if several else os.path.expanduser(value))
     try:
+        expand_paths(options)
         return options.run(options) or 0
     except (InputError, OSError) as error:  # a full disk is nobody's mistake, but needs no traceback either
         kept = f" ({_notes(error)})" if _notes(error) else ""
@@ -92,14 +85,3 @@ def _parser() -> argparse.ArgumentParser:
     add_export(commands.add_parser("export", help="write a run for other tools", description=export.__doc__))
     commands.add_parser("models", help="list the models", description=models.__doc__).set_defaults(run=models)
     return parser
-
-
-class Version(argparse.Action):
-    """Looked up only when it is asked for."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        """Print it and end."""
-        from vidseg_core.io.provenance import PACKAGES, installed_version
-
-        print(f"vidseg {installed_version(PACKAGES[0])}")
-        parser.exit()

@@ -1,6 +1,6 @@
 """What commands take on the command line, beside what one of them alone does; and the words of it that are not plain values."""
 
-from argparse import ArgumentParser, Namespace
+from argparse import Action, ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +9,17 @@ from typing import Any
 from vidseg_core.common import InputError
 from vidseg_core.models.registry import MODELS
 from vidseg_core.settings import Settings
+
+
+class Version(Action):
+    """Looked up only when it is asked for."""
+
+    def __call__(self, parser: ArgumentParser, *_: Any) -> None:
+        """Print it and end."""
+        from vidseg_core.io.provenance import PACKAGES, installed_version
+
+        print(f"vidseg {installed_version(PACKAGES[0])}")
+        parser.exit()
 
 
 def add_settings(add: Callable) -> None:
