@@ -384,6 +384,16 @@ def test_what_is_not_as_usual_is_said(tmp_path, out, capsys, options, word):
     assert said.startswith(f"{tmp_path / 'odd.mp4'} is {word}: ")
 
 
+def test_a_clip_of_one_class_is_told(video, out, tmp_path, capsys):
+    write_mask(tmp_path / "one.png", np.full(SIZE, 3))
+    write_mask(tmp_path / "two.png", np.where(np.arange(SIZE[1]) < 9, 3, 255)[None].repeat(SIZE[0], 0))
+    one, two = tmp_path / "one.png", tmp_path / "two.png"
+    for n, more in enumerate((["--first-mask", two], ["--mask", f"1={one}"], ["--first-mask", one, "--mask", f"1={two}"])):
+        assert segment(video, out.with_name(f"{n}"), *more) == 0 and "everywhere" not in capsys.readouterr().err
+    assert segment(video, out, "--first-mask", one, "--mask", f"1={one}") == 0
+    assert "the mask has class 3 everywhere" in capsys.readouterr().err
+
+
 def test_what_the_end_needs_is_checked_at_the_beginning(tmp_path, video, stopped, capsys, monkeypatch):
     monkeypatch.setattr("vidseg_core.models.loading.load_backbone", lambda *_: pytest.fail("the model was loaded"))
     (wide := tmp_path / "wide").mkdir()

@@ -113,8 +113,7 @@ def run_job(job: Job, folder: UnfinishedFolder, resume: bool, bars: Bars) -> Run
         there = decide(folder, request, resume)
         if isinstance(there, Complete):
             return None
-        for remark in job.clip.remarks:
-            job.tell(f"{job.clip.source} is {remark}")
+        _tell_input(job)
         _rehearse(job, request)
         if isinstance(there, Unfinished):
             refuse_gaps(folder, _masks(job, folder, there.state), there.state.frames)
@@ -140,6 +139,15 @@ def run_job(job: Job, folder: UnfinishedFolder, resume: bool, bars: Bars) -> Run
                 stop.add_note(kept)
             raise
         return done
+
+
+def _tell_input(job: Job) -> None:
+    """What is not as usual with the clip, or with its masks."""
+    for remark in job.clip.remarks:
+        job.tell(f"{job.clip.source} is {remark}")
+    classes = {n for mask in job.masks.values() for n in np.unique(mask).tolist()}
+    if 0 in job.masks and len(classes) == 1:
+        job.tell(f"the mask has class {classes.pop()} everywhere, and so will the whole clip")
 
 
 def _rehearse(job: Job, request: dict[str, Any]) -> None:
