@@ -160,11 +160,26 @@ def test_an_old_run_has_no_table(tmp_path):
     assert [int(mask.max()) for mask in open_masks(tmp_path)] == [0, 1, 2]
 
 
-def test_a_table_of_another_run_is_refused(tmp_path):
-    (tmp_path / "frames.csv").write_text("mask,number\ngone.png,0\n")
-    refusal("frames.csv", "same run", call=open_masks, run=tmp_path)
-    (tmp_path / "frames.csv").write_bytes(b"\xff\xfe")
-    refusal("frames.csv", "cannot be read", call=open_masks, run=tmp_path)
+TABLES = {
+    "another": ("mask,frame,seconds\ngone.png,0,\n", ["same run", "0.png is in masks/ alone"]),
+    "cut": ("mask,frame,seconds\n0.png,0,\n", ["same run", "1.png is in masks/ alone"]),
+    "empty": ("", ["same run", "0.png is in masks/ alone"]),
+    "longer": ("mask,frame,seconds\n0.png,0,\n1.png,1,\n2.png,2,\n", ["same run", "2.png is in the table alone"]),
+    "semicolons": ("mask;frame;seconds\n0.png;0;\n1.png;1;\n", ["cannot be read", "no column 'frame'"]),
+    "words": ("mask,frame,seconds\n0.png,x,\n1.png,1,\n", ["cannot be read", "'x'"]),
+    "latin": ("mask,frame,seconds\n0.png,0,\né.png,1,\n", ["cannot be read"]),
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_a_table_that_is_not_that_of_the_masks_is_refused(tmp_path, case):
+    text, words = TABLES[case]
+    write_masks(MaskFolder(tmp_path / "masks", ("0", "1")), 0, np.zeros((2, 4, 4), int))
+    (tmp_path / "masks" / "._0.png").write_bytes(b"what macOS leaves on other disks")
+    (tmp_path / "frames.csv").write_text(text, encoding="latin-1")
+    refusal("frames.csv", *words, call=open_masks, run=tmp_path)
+    (tmp_path / "frames.csv").write_text("mask,frame,seconds\n1.png,0,\n0.png,1,\n", encoding="utf-8-sig")
+    assert open_masks(tmp_path).names == ("1", "0"), "and that of an editor of Windows is read"
 
 
 def test_a_run_records_how_masks_are_named(tmp_path):

@@ -1,11 +1,13 @@
 """Which mask is of which frame: what a run's masks are called, and frames.csv, the table that says it."""
 
 import csv
+import io
 import unicodedata
 from pathlib import Path
 from typing import Any
 
 from vidseg_core.common import InputError
+from vidseg_core.io.files import read_text
 from vidseg_core.io.masks import MaskFolder
 from vidseg_core.io.video import Clip
 
@@ -36,17 +38,22 @@ def frame_table(clip: Clip, masks: MaskFolder) -> list[dict[str, Any]]:
 
 def read_frame_table(run: Path) -> list[dict[str, str]]:
     """The rows of a run's frames.csv; [] where there is none, as runs of before have none. Raises InputError if it is
-    damaged."""
+    damaged, and if it does not name the masks that are there."""
     path = run / TABLE
     if not path.exists():
         return []
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read ({error}): make the run anew") from error
-    if any(not row.get("mask") or not (run / "masks" / row["mask"]).is_file() for row in rows):
-        raise InputError(f"{path} names masks that are not in {run / 'masks'}: take both from the same run")
+        rows = list(csv.DictReader(io.StringIO(read_text(path), newline="")))
+        for row in rows:
+            int(row["frame"]), float(row["seconds"] or 0)
+        named = {row["mask"] for row in rows}
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        why = f"it has no column {error}" if isinstance(error, KeyError) else error
+        raise InputError(f"{path} cannot be read ({why}): take it as the run wrote it, or make the run anew") from error
+    there = {mask.name for mask in (run / "masks").glob("*.png") if not mask.name.startswith(".")}
+    if other := sorted(named ^ there):
+        lone = f"{other[0]} is {'in masks/' if other[0] in there else 'in the table'} alone"
+        raise InputError(f"{path} and the masks beside it do not belong together ({lone}): take both from the same run")
     return rows
 
 
