@@ -254,7 +254,6 @@ def test_one_cluster_works(tmp_path, images):
 BAD_FOR_THE_MODEL = {
     "clusters above tokens": (["--size", "64x64", "--clusters", "250", "--frames", "0:1"], ["250", "144 tokens"]),
     "size no multiple": (["--size", "100x100"], ["multiples of 16"]),
-    "mask size": (["--first-mask", "MASK"], ["(9, 9)", "(96, 128)"]),
     "device": (["--device", "abacus"], ["abacus", "cpu"]),
 }
 """What is only known when the model is there; the other refusals have a table of their own."""
@@ -270,8 +269,6 @@ def assert_refused(status, captured, words):
 @pytest.mark.parametrize("case", BAD_FOR_THE_MODEL)
 def test_what_the_model_cannot_do_gets_a_sentence(tmp_path, images, earlier, capsys, case):
     options, words = BAD_FOR_THE_MODEL[case]
-    write_mask(tmp_path / "MASK.png", np.zeros((9, 9), int))
-    options = [str(tmp_path / "MASK.png") if o == "MASK" else o for o in options]
     assert_refused(segment(images, earlier, *options, "--overwrite"), capsys.readouterr(), words)
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from refusals import refusal
 
 from vidseg_core import ContextSettings, FeatureSettings, RefineSettings, Settings, VidSeg, generated_clip
@@ -152,6 +153,9 @@ def test_a_class_without_a_cell_is_reported(vidseg, late):
 
 
 GOOD = np.zeros(SIZE, int)
+SOFT = np.array(Image.fromarray(np.repeat([0, 254, 0], [40, 41, 47]).astype(np.uint8)[:, None].repeat(160, 1)).resize((80, 64))
+                .resize((160, 128), Image.Resampling.BILINEAR))  # fmt: skip
+"""A bar that was resized as a photograph is."""
 
 
 @pytest.mark.parametrize(
@@ -161,6 +165,8 @@ GOOD = np.zeros(SIZE, int)
         ({14: GOOD}, ["mask of frame 14", "begin with 0", "end with 13"]),
         ({-1: GOOD}, ["mask of frame -1"]),
         ({True: GOOD}, ["True"]),
+        ({5: SOFT}, ["mask of frame 5", "soft edges", "nearest"]),
+        ({5: SOFT // 2 + 100}, ["mask of frame 5", "soft edges"]),
         ({5: GOOD[:9]}, ["mask of frame 5", "(9, 160)", "(128, 160)"]),
         ({5: GOOD + 0.5}, ["mask of frame 5", "float64"]),
         ({5: GOOD + 255}, ["mask of frame 5", "void everywhere"]),
@@ -170,6 +176,13 @@ GOOD = np.zeros(SIZE, int)
 def test_bad_masks_are_refused_at_every_entrance(vidseg, late, masks, words):
     for enter in (vidseg, vidseg.stream, vidseg.cells):
         refusal(*words, call=enter, frames=late.frames[:14], first_mask=late.labels[0], masks=masks)
+
+
+def test_thin_classes_are_no_soft_edges(vidseg):
+    """Two poles between road and sky, as in sets with many classes."""
+    mask = np.repeat([3, 60], [70, 90])[None].repeat(128, 0)
+    mask[:, 70:72], mask[60:62, :70], mask[90:, 20:22] = 17, 18, 40
+    assert (check_masks([(0, mask)], SIZE, vidseg.settings, 0, 9)[0] == mask).all()
 
 
 def test_a_number_is_a_number(vidseg):

@@ -49,12 +49,56 @@ def masks(here):
     image(here / "photo.jpg")
     ramp = np.repeat(np.array([0, 60, 130, 200, 255], np.uint8), [30, 1, 1, 1, 31])
     image(here / "soft.png", np.tile(ramp, (SIZE[0], 1)))
+    write_mask(here / "small.png", np.arange(6).reshape(2, 3))
+    inside = np.arange(SIZE[1]) < 9
+    image(here / "layer.png", np.dstack([np.zeros(SIZE, np.uint8), np.tile(inside.astype(np.uint8) * 255, (SIZE[0], 1))]))
+    Image.fromarray(np.tile(inside, (SIZE[0], 1))).save(here / "two.tiff", save_all=True, append_images=[Image.new("1", SIZE)])
+    for name, palette in (("red", "000000ff0000"), ("black", "ff0000000000")):
+        drawn = Image.fromarray(np.tile(inside.astype(np.uint8), (SIZE[0], 1)))
+        drawn.putpalette(bytes.fromhex(palette))
+        drawn.save(here / f"{name}.png")
     write_mask(here / "mask.png", np.arange(SIZE[0] * SIZE[1]).reshape(SIZE) % 3)
 
 
+SQUARE = [[4, 2], [12, 2], [12, 9], [4, 9]]
+LABELME = {"imageHeight": SIZE[0], "imageWidth": SIZE[1]}
+COCO = {
+    "images": [{"id": 1, "file_name": "0.jpg", "height": SIZE[0], "width": SIZE[1]}],
+    "categories": [{"id": 1, "name": "a"}],
+}
+
+
+def shape(points, label="cup", kind="polygon"):
+    return {**LABELME, "shapes": [{"label": label, "points": points, "shape_type": kind}]}
+
+
+def annotation(segmentation):
+    return {**COCO, "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": segmentation}]}
+
+
+OUTLINES = {
+    "list": ([1], ["no outlines", "labelme"]),
+    "map": ({"type": "FeatureCollection", "features": []}, ["no outlines", "labelme"]),
+    "line": (shape(SQUARE, kind="line"), ["a line of 4 points", "polygons"]),
+    "empty": ({**LABELME, "shapes": []}, ["draws nothing", "outline"]),
+    "nowhere": (shape([[1, float("nan")], [5, 5], [5, 9]]), ["damaged", "nan"]),
+    "outside": (shape([[99, 99], [105, 99], [105, 109]]), ["'cup'", "outside", "64x48"]),
+    "unnamed": (shape(SQUARE, label=" "), ["without a label"]),
+    "huge": ({**shape(SQUARE), "imageHeight": 10**9}, ["damaged", "1000000000"]),
+    "small": ({**shape(SQUARE), "imageHeight": 24, "imageWidth": 32}, ["32x24", "64x48", "resize"]),
+    "boxes": (annotation([]), ["without an outline", "boxes"]),
+    "flat": (annotation([4, 2, 12, 2, 12, 9]), ["damaged", "COCO"]),
+    "short": (annotation([[4, 2, 12, 2]]), ["outline of 2 points"]),
+    "runs": (annotation({"size": SIZE, "counts": [5, 9]}), ["damaged", "14 pixels"]),
+    "twins": (
+        {**COCO, "images": [{"id": n, "file_name": f"{n}/0.jpg"} for n in (1, 2)], "annotations": []},
+        ["2 images named"],
+    ),
+}
 NAMES = {
     "cut.json": '{"0": "wall"', "words.json": "wall\ncup", "objects.json": '[{"id": 0}]', "turned.json": '{"wall": 0}',
     "null.json": '{"0": null}', "minus.json": '{"-1": "wall"}', "twice.json": '{"0": "wall", "0": "cup"}',
+    "list.txt": "0: wall\n1: cup", "table.csv": "id,name\n0,wall\n1,cup",
 }  # fmt: skip
 SETTINGS = {
     "list": [1], "number": 3, "stage": {"context": 5}, "field": {"context": {"neighbors": 4}}, "top": {"windows": 3},
@@ -117,6 +161,8 @@ def here(tmp_path_factory):
     folders(here)
     sets(here)
     tables(here)
+    for name, (data, _) in OUTLINES.items():
+        (here / f"outlines-{name}.json").write_text(json.dumps(data))
     for name, text in NAMES.items():
         (here / f"names-{name}").write_text(text)
     (here / "names.txt").write_bytes("Tässe".encode("latin-1"))
@@ -143,6 +189,7 @@ SEGMENT = {
     "texts/a.txt": ["a.txt", "Expected mp4"],
     "cut.mp4": ["cut.mp4", "of 48", "--frames"],
     "headless.mp4": ["headless.mp4", "Expected mp4"],
+    "''": ["CLIP is empty"],
     # which frames
     "frames --frames 5": ["'5'", "START:STOP"],
     "frames --frames a:b": ["'a:b'", "START:STOP"],
@@ -167,7 +214,11 @@ SEGMENT = {
     "frames --model sd3": ["sd3", "tiny", "sd21-base"],
     "frames --model empty": ["empty"],
     "frames --reference --settings run/run.json": ["give one of them"],
+    "frames --model ''": ["--model is empty"],
+    "frames --settings ''": ["--settings is empty"],
+    "frames --out ' '": ["--out is empty"],
     # masks
+    "frames --first-mask ''": ["--first-mask is empty"],
     "frames --first-mask gone.png": ["gone.png", "palette or grey PNG"],
     "frames --first-mask file": ["file", "palette or grey PNG"],
     "frames --first-mask frames": ["frames", "palette or grey PNG"],
@@ -175,6 +226,19 @@ SEGMENT = {
     "frames --first-mask high.png": ["300", "0 to 254"],
     "frames --first-mask photo.jpg": ["JPEG", "palette or grey PNG"],
     "frames --first-mask soft.png": ["soft edges", "0, 60, 130, 200, 255", "smoothing"],
+    "frames --first-mask small.png": ["small.png is 3x2", "64x48", "resize"],
+    "frames --mask 5=small.png": ["small.png is 3x2", "64x48", "resize"],
+    "frames --first-mask layer.png": ["layer.png", "transparency", "palette or grey PNG"],
+    "frames --first-mask two.tiff": ["two.tiff holds 2 images", "file of its own"],
+    "frames --first-mask red.png --mask 3=black.png": ["#ff0000 is class 1", "red.png", "black.png", "one palette"],
+    "frames --mask 6=mask.png": ["--mask 6=mask.png", "6 frames", "0 to 5"],
+    "frames --mask mask.png": ["'mask.png'", "FRAME=FILE"],
+    "frames --mask=-1=mask.png": ["'-1=mask.png'", "FRAME=FILE"],
+    "frames --mask 3=mask.png --mask 03=red.png": ["second mask of frame 3", "give one"],
+    "frames --first-mask mask.png --mask 0=red.png": ["second mask of frame 0", "--first-mask", "give one"],
+    "frames --mask 3=": ["'3='", "FRAME=FILE"],
+    # outlines
+    **{f"frames --first-mask outlines-{name}.json": [f"outlines-{name}.json", *said] for name, (_, said) in OUTLINES.items()},
     # names
     "frames --names gone.txt": ["gone.txt", "a name a line"],
     "frames --names frames": ["frames", "a name a line"],

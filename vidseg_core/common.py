@@ -40,3 +40,13 @@ def enlarge(cells: Shaped[Any, "*n h w"], size: tuple[int, int]) -> Shaped[Any, 
     """Coarse maps at `size` = (H, W), nearest neighbour: every pixel shows the cell that its centre lies in. NumPy or torch."""
     rows, columns = ((2 * np.arange(n) + 1) * c // (2 * n) for n, c in zip(size, cells.shape[-2:], strict=True))
     return cells[..., rows[:, None], columns]
+
+
+def count_blends(mask: Labels) -> tuple[int, int]:
+    """How many of a mask's values (0..255) between the least and the greatest are blends, and how many there are: at most of
+    the pixels of a blend, one neighbour has a lower value and another a higher one."""
+    from scipy.ndimage import maximum_filter, minimum_filter
+
+    amid = (minimum_filter(mask, 3) < mask) & (mask < maximum_filter(mask, 3))
+    pixels, blended = (np.bincount(part.ravel(), minlength=VOID + 1)[np.unique(mask)[1:-1]] for part in (mask, mask[amid]))
+    return int(np.count_nonzero(2 * blended > pixels)), len(pixels)

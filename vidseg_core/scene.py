@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 
 from vidseg_core import paper
 from vidseg_core.births import Strangers, meet, teach
-from vidseg_core.common import VOID, InputError
+from vidseg_core.common import VOID, InputError, count_blends
 from vidseg_core.context import SceneContext, Votes, kmeans, name_cells
 from vidseg_core.correspondence import Overlap
 from vidseg_core.features import Features
@@ -238,6 +238,9 @@ def check_mask(mask: np.ndarray, size: tuple[int, int], settings: Settings, fram
         raise InputError(f"{which} is void everywhere: draw at least one class")
     if set(np.unique(mask)) == {0, VOID}:
         raise InputError(f"{which} has class 0 and void (255) only: in a black-and-white mask, save the white as 1")
+    blends, between = count_blends(mask)
+    if between > 2 and 4 * blends >= 3 * between:  # files know more of themselves, and are checked more closely
+        raise InputError(f"{which} has soft edges, but class numbers do not blend: resize it by nearest neighbour")
     if settings.context.naming == "clusters" and len(classes) > clusters and not frame:
         many = f"{len(classes)} classes, but only {clusters} clusters are to be named"
         raise InputError(f"{which} has {many}: raise num_clusters")

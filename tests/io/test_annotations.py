@@ -1,5 +1,7 @@
 """Masks drawn in other tools: outlines of labelme and of COCO become class numbers."""
 
+import base64
+import io
 import json
 import sys
 
@@ -8,7 +10,7 @@ import pytest
 from PIL import Image
 from refusals import refusal
 
-from vidseg_core import open_clip
+from vidseg_core import InputError, open_clip
 from vidseg_core.io.annotations import given_masks
 from vidseg_core.io.masks import write_mask
 
@@ -24,12 +26,12 @@ def clip(tmp_path):
     return open_clip(tmp_path / "frames")
 
 
-def labelme(path, *shapes):
+def labelme(path, *shapes, size=SIZE):
     """A file as labelme 5 writes it."""
     shapes = [{"label": label, "points": points, "group_id": None, "shape_type": kind, "flags": {}}
               for label, kind, points in shapes]  # fmt: skip
     path.write_text(json.dumps({"version": "5.4.1", "flags": {}, "shapes": shapes, "imagePath": "a1.png", "imageData": None,
-                                "imageHeight": SIZE[0], "imageWidth": SIZE[1]}))  # fmt: skip
+                                "imageHeight": size[0], "imageWidth": size[1]}))  # fmt: skip
     return str(path)
 
 
@@ -94,21 +96,122 @@ def test_runs_of_coco(tmp_path, clip):
         assert (given_masks({0: path}, clip, None)[0][0] == inside).all()
 
 
+def test_shapes_of_other_versions_of_labelme(tmp_path, clip):
+    """Rectangles with four corners, and masks that a network drew: a PNG in the file and its place."""
+    picture = io.BytesIO()
+    inside = np.ones((4, 6), bool)
+    inside[1, 2] = False
+    Image.fromarray(inside).save(picture, "PNG")
+    path = labelme(tmp_path / "0.json", ("cup", "rectangle", SQUARE), ("hand", "mask", [[20.0, 10.0], [25.0, 13.0]]),
+                   ("hand ", "rotation", [[3, 12], [6, 12], [6, 15], [3, 15]]))  # fmt: skip
+    data = json.loads((tmp_path / "0.json").read_text())
+    data["shapes"][1]["mask"] = base64.b64encode(picture.getvalue()).decode()
+    (tmp_path / "0.json").write_text(json.dumps(data))
+    masks, names = given_masks({0: path}, clip, None)
+    expected = np.zeros(SIZE, int)
+    expected[2:10, 4:13] = 1
+    expected[10:14, 20:26][inside] = 2
+    expected[12:16, 3:7] = 2
+    assert (masks[0] == expected).all() and names == {0: "background", 1: "cup", 2: "hand"}
+
+
+def test_masks_of_another_size_are_refused(tmp_path, clip):
+    write_mask(tmp_path / "m.png", np.arange(6).reshape(2, 3))
+    refusal("m.png is 3x2", "30x20", "nearest", call=given_masks, files={1: str(tmp_path / "m.png")}, clip=clip, names=None)
+    labelme(tmp_path / "x.json", ("cup", "polygon", SQUARE), size=(40, 60))
+    refusal("x.json is 60x40", "30x20", call=given_masks, files={0: str(tmp_path / "x.json")}, clip=clip, names=None)
+
+
+def test_masks_whose_palettes_contradict_each_other_are_refused(tmp_path, clip):
+    for name, palette in (("a", "000000ff0000"), ("b", "ff0000000000")):
+        image = Image.fromarray(np.arange(600, dtype=np.uint8).reshape(SIZE) % 2)
+        image.putpalette(bytes.fromhex(palette))
+        image.save(tmp_path / f"{name}.png")
+    files = {0: str(tmp_path / "a.png"), 2: str(tmp_path / "b.png")}
+    refusal("a.png", "b.png", "palettes differ", call=given_masks, files=files, clip=clip, names=None)
+
+
+LABELME = {
+    "line": (SQUARE, ["line of 4 points", "polygons"]),
+    "polygon": (SQUARE[:2], ["polygon of 2 points", "polygons"]),
+    "point": (SQUARE[:1], ["point of 1 point:"]),
+    "circle": (SQUARE[:1], ["circle of 1 point"]),
+    "rectangle": (SQUARE[:1], ["rectangle of 1 point"]),
+    "mask": (SQUARE[::2], ["damaged", "mask"]),
+}
+POINTS = {"NaN": float("nan"), "infinite": float("inf"), "far away": 1e30, "a word": "far"}
+
+
+def refused(path, clip, *words):
+    with pytest.raises(InputError) as info:
+        given_masks({0: str(path)}, clip, None)
+    said = str(info.value)
+    assert all(word in said for word in words) and said.count(str(path)) == 1 and "InputError" not in said, said
+
+
+@pytest.mark.parametrize("kind", LABELME)
+def test_shapes_without_an_inside_are_refused(tmp_path, clip, kind):
+    points, words = LABELME[kind]
+    refused(labelme(tmp_path / "x.json", ("cup", kind, points)), clip, *words)
+
+
+@pytest.mark.parametrize("number", POINTS)
+def test_points_that_are_nowhere_are_refused(tmp_path, clip, number):
+    points = [[4, 2], [12, POINTS[number]], [12, 9]]
+    refused(labelme(tmp_path / "x.json", ("cup", "polygon", points)), clip, "damaged")
+    refused(coco(tmp_path / "c.json", (7, 1, [[x for point in points for x in point]])), clip, "damaged")
+
+
+@pytest.mark.parametrize("size", [(0, 30), (-20, 30), (10**9, 10**9), (None, None)])
+def test_images_of_no_size_are_refused(tmp_path, clip, size):
+    """Before memory is taken for them."""
+    refused(labelme(tmp_path / "x.json", ("cup", "polygon", SQUARE), size=size), clip, "damaged")
+
+
+def test_what_draws_nothing_is_refused(tmp_path, clip):
+    """Not taken for a clip that is background alone."""
+    refused(labelme(tmp_path / "x.json"), clip, "draws nothing")
+    refused(labelme(tmp_path / "x.json", ("cup", "polygon", [[40, 2], [50, 2], [50, 9]])), clip, "'cup'", "outside", "30x20")
+    refused(labelme(tmp_path / "x.json", (" ", "polygon", SQUARE)), clip, "without a label")
+    refused(coco(tmp_path / "x.json"), clip, "draws nothing")
+    refused(coco(tmp_path / "x.json", (8, 1, [[4, 2, 12, 2, 12, 9]])), clip, "draws nothing")
+
+
+RUNS = [[50, 50], [-5, 605], [600, "x"], [], "abc"]
+
+
+@pytest.mark.parametrize("counts", RUNS)
+def test_damaged_runs_are_refused(tmp_path, clip, counts):
+    pytest.importorskip("pycocotools", reason="pycocotools is an extra")
+    refused(coco(tmp_path / "c.json", (7, 1, {"size": SIZE, "counts": counts})), clip, "damaged")
+    refused(coco(tmp_path / "c.json", (7, 1, {"size": [10, 15], "counts": [50, 100]})), clip, "damaged", "(10, 15)")
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "words"),
+    [
+        ([[4, 2, 12, 2]], ["outline of 2 points"]),
+        ([[4, 2, 12, 2, 12]], ["damaged"]),
+        ([4, 2, 12, 2, 12, 9], ["damaged"]),
+        ([], ["without an outline", "boxes"]),
+        (None, ["without an outline", "boxes"]),
+    ],
+)
+def test_damaged_outlines_of_coco_are_refused(tmp_path, clip, segmentation, words):
+    refused(coco(tmp_path / "c.json", (7, 1, segmentation)), clip, *words)
+
+
 def test_bad_outlines_are_refused(tmp_path, clip, monkeypatch):
     path = tmp_path / "x.json"
     cases = {
         "not json": ["cannot be read", "labelme"],
         "[1]": ["no outlines", "labelme"],
         '{"shapes": [{"label": "a"}], "imageHeight": 20, "imageWidth": 30}': ["damaged", "points"],
-        '{"shapes": [], "imageHeight": null, "imageWidth": null}': ["damaged"],
         '{"annotations": []}': ["damaged", "images"],
     }
     for text, words in cases.items():
         path.write_text(text)
         refusal("x.json", *words, call=given_masks, files={0: str(path)}, clip=clip, names=None)
-    for kind, points in (("line", SQUARE), ("polygon", SQUARE[:2])):
-        labelme(path, ("cup", kind, points))
-        refusal("x.json", kind, "polygons", call=given_masks, files={0: str(path)}, clip=clip, names=None)
     coco(path, images=("b.png", "c.png"))
     refusal("0 images named 'a1'", "b.png", call=given_masks, files={0: str(path)}, clip=clip, names=None)
     coco(path, (7, 1, {"size": SIZE, "counts": "abc"}))

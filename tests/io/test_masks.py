@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from refusals import refusal
 
 import vidseg_core
-from vidseg_core.io.masks import PALETTE, read_given_mask, read_mask, read_names, write_mask
+from vidseg_core.io.masks import PALETTE, read_given_mask, read_mask, read_names, refuse_other_palettes, write_mask
 
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 
@@ -100,6 +100,58 @@ def test_white_that_may_be_meant_as_a_class_is_told(tmp_path, capsys):
     assert capsys.readouterr().err == "", "a palette's values are class numbers"
 
 
+def test_a_grey_palette_is_grey(tmp_path):
+    """Some programs save grey as a palette, in which the place is the grey level."""
+    image = drawn(3)
+    image.putpalette(np.repeat(np.arange(256, dtype=np.uint8), 3).tobytes())
+    image.save(tmp_path / "first.png")
+    refusal("first.png", "soft edges", call=read_given_mask, path=tmp_path / "first.png")
+    mask = Image.fromarray(np.array(drawn(0, (0, 7))))
+    mask.putpalette(np.repeat(np.arange(256, dtype=np.uint8), 3).tobytes())
+    mask.save(tmp_path / "first.png")
+    assert set(np.unique(read_given_mask(tmp_path / "first.png"))) == {0, 7}
+
+
+def test_what_is_drawn_by_transparency_alone_is_no_mask(tmp_path):
+    """As a brush leaves it on an empty layer: the colours are those of nothing drawn everywhere."""
+    inside = np.array(drawn(0))
+    for colours in (1, 3):
+        Image.fromarray(np.dstack([0 * inside] * colours + [inside])).save(tmp_path / "first.png")
+        refusal("first.png", "0 everywhere", "transparency", call=read_mask, path=tmp_path / "first.png")
+    Image.fromarray(np.dstack([inside // 255, inside])).save(tmp_path / "first.png")
+    assert set(np.unique(read_mask(tmp_path / "first.png"))) == {0, 1}, "the numbers say it too"
+
+
+def test_a_mask_is_one_image_upright_and_finite(tmp_path):
+    mask = np.array(drawn(0, (0, 1)))
+    pages = [Image.fromarray(mask + n) for n in (0, 1)]
+    for name in ("several.png", "several.tiff", "several.gif"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+        refusal(name, "2 images", "file of its own", call=read_mask, path=tmp_path / name)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be turned by a quarter, clockwise, as frames of phones are
+    pages[0].save(tmp_path / "turned.png", exif=turned)
+    np.testing.assert_array_equal(read_mask(tmp_path / "turned.png"), np.rot90(mask, -1))
+    Image.fromarray(np.where(mask == 1, np.nan, 0).astype(np.float32)).save(tmp_path / "nan.tiff")
+    refusal("nan.tiff", "nan", "0 to 254", call=read_mask, path=tmp_path / "nan.tiff")
+
+
+def test_palettes_of_two_masks_say_the_same(tmp_path):
+    """A program that makes a palette for each picture gives red the number 1 here and 2 there."""
+    mask = np.array(drawn(0, (0, 1, 2)))
+    colours = {"a.png": "000000ff000000ff00", "b.png": "00000000ff00ff0000", "more.png": "000000ff000000ff00ff0000"}
+    for name, palette in colours.items():
+        image = Image.fromarray(mask)
+        image.putpalette(bytes.fromhex(palette))
+        image.save(tmp_path / name)
+    Image.fromarray(mask).save(tmp_path / "grey.png")
+    write_mask(tmp_path / "ours.png", mask.astype(int))
+    paths = [tmp_path / name for name in ("a.png", "more.png", "grey.png", "ours.png", "a.png")]
+    assert refuse_other_palettes(paths) is None
+    refusal("#00ff00 is class 2 in", "a.png", "class 1 in", "b.png", "one palette", call=refuse_other_palettes,
+            paths=[*paths, tmp_path / "b.png"])  # fmt: skip
+
+
 def test_thin_classes_between_others_are_no_soft_edges(tmp_path):
     """A contour numbered between what it parts, and void around an object, as in VOC."""
     for values in ([0, 1, 2], [0, 255, 15], [0, 15, 9, 3, 20]):
@@ -117,6 +169,18 @@ def test_names(tmp_path):
     refusal("none", call=read_names, path=tmp_path / "none")
 
 
+@pytest.mark.parametrize("text", ["2 cups\n1 hand", "3 cups", "1 cent\n2 cent\n5 cent", "2024\n2025", "wall\n1: cup\nhand"])
+def test_names_may_begin_with_numbers(tmp_path, text):
+    (tmp_path / "names").write_text(text)
+    assert read_names(tmp_path / "names") == dict(enumerate(text.split("\n")))
+
+
+@pytest.mark.parametrize("text", ['{"0": "", "1": " cup "}', '["", "cup"]', '[" ", "cup\\n"]', "\n cup" + "\n" * 300])
+def test_an_empty_name_is_none(tmp_path, text):
+    (tmp_path / "names").write_text(text)
+    assert read_names(tmp_path / "names") == {1: "cup"}
+
+
 NAMES = '{"0": "wall", "1": "Tässe"}'
 
 
@@ -130,7 +194,9 @@ def test_names_are_read_as_editors_and_programs_write_them(tmp_path, text, encod
 @pytest.mark.parametrize(
     "text",
     ['{"0": ', '{"a": "b"}', '[{"id": 0, "name": "wall"}]', '{"0": {"name": "wall"}}', '{"0": null}', "[[0, 1]]", '["wall"',
-     '{"-1": "wall"}', '{"256": "wall"}', '{"0": "wall", "0": "cup"}', '{"0": "wall", "00": "cup"}', '{"1.5": "wall"}'],
+     '{"-1": "wall"}', '{"256": "wall"}', '{"0": "wall", "0": "cup"}', '{"0": "wall", "00": "cup"}', '{"1.5": "wall"}',
+     '{"1_0": "wall"}', '{"\u0663": "wall"}', '{"": "wall"}', '{"names": {"0": "wall"}}', "0: wall\n1: cup", "0 wall\n1 cup",
+     "1\twall\n7\tcup", "id,name\n0,wall\n3,cup", "1 = wall", "# classes\n0 ; wall\n4 ; cup"],
 )  # fmt: skip
 def test_refused_names(tmp_path, text):
     (tmp_path / "names").write_text(text)

@@ -4,6 +4,9 @@ Outlines have labels in words. Their numbers are those that the names given to t
 from 1 on, in the order of appearance.
 """
 
+import base64
+import io
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +19,14 @@ from PIL import Image, ImageDraw
 from vidseg_core.common import VOID, InputError
 from vidseg_core.io.files import read_json
 from vidseg_core.io.frames import mask_names
-from vidseg_core.io.masks import read_given_mask
+from vidseg_core.io.masks import read_given_mask, refuse_other_palettes
 from vidseg_core.io.video import Clip
 
 BACKGROUND = ("background", "_background_")
 UNSAID = ("void", "__ignore__")
 """Labels of outlines for the ground, and for what nothing is said of; the latter of each are labelme's."""
+LARGEST = 100_000
+"""Pixels on a side of an image, and from its corner to the farthest point of an outline."""
 EXPECTED = "expected an outline file of labelme (with shapes) or of COCO (with images and annotations)"
 
 
@@ -39,55 +44,116 @@ def given_masks(
     """The masks of these files by the frames' numbers, and the names with those of outlines.
 
     What no outline of the first frame covers is background; in a later frame nothing is said of it (void), unless an outline is
-    called background. Raises InputError for a frame that the clip has not, and for a file that is no mask.
+    called background. Raises InputError for a frame that the clip has not, for a file that is no mask of the clip's size, and
+    for palettes that contradict each other.
     """
     if beyond := [n for n in files if n >= clip.num_frames]:
         raise InputError(
             f"--mask {beyond[0]}={files[beyond[0]]} is of frame {beyond[0]}, but {clip.num_frames} frames are taken, "
             f"0 to {clip.num_frames - 1}"
         )
-    paths, drawings = {n: Path(files[n]).expanduser() for n in sorted(files)}, {}
+    paths, drawings, known = {n: Path(files[n]).expanduser() for n in sorted(files)}, {}, names
     masks = {n: read_given_mask(path) for n, path in paths.items() if path.suffix.lower() != ".json"}
     for n in paths.keys() - masks.keys():
         drawings[n] = read_drawing(paths[n], mask_names(clip)[n] if mask_names(clip) else f"{n:05}")
-    if not drawings:
-        return masks, names
-    known = dict(names or {})
-    taken = set(np.unique(np.concatenate([mask.ravel() for mask in masks.values()])).tolist()) if masks else set()
-    for n in sorted(drawings):
-        masks[n] = _painted(drawings[n], known, taken, VOID if n else None)
+    for n, size in {**{n: mask.shape for n, mask in masks.items()}, **{n: d.size for n, d in drawings.items()}}.items():
+        _check_size(size, clip.size, paths[n])
+    refuse_other_palettes(paths[n] for n in masks)
+    if drawings:
+        known = dict(names or {})
+        taken = set(np.unique(np.concatenate([mask.ravel() for mask in masks.values()])).tolist()) if masks else set()
+        for n in sorted(drawings):
+            masks[n] = _painted(drawings[n], known, taken, VOID if n else None)
     return masks, known
 
 
+def _check_size(size: tuple[int, int], wanted: tuple[int, int], path: Path) -> None:
+    if tuple(size) != wanted:
+        raise InputError(
+            f"{path} is {_as_words(size)} pixels, but the frames are {_as_words(wanted)}: resize it (nearest neighbour)"
+        )
+
+
 def read_drawing(path: Path, frame: str) -> Drawing:
-    """The outlines in a file of labelme or COCO; of several images in one COCO file those of the image named like the frame."""
+    """The outlines in a file of labelme or COCO; of several images in one COCO file those of the image named like the frame.
+
+    Raises InputError for other files, and for one that draws nothing.
+    """
     data = read_json(path, EXPECTED)
     try:
         if isinstance(data, dict) and "shapes" in data:
-            size = int(data["imageHeight"]), int(data["imageWidth"])
-            return Drawing(size, [(str(s["label"]), _inside(s, size, path)) for s in data["shapes"]])
-        if isinstance(data, dict) and "annotations" in data:
-            return _coco(data, frame, path)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise InputError(f"{path} is damaged ({type(error).__name__}: {error}): {EXPECTED}") from error
-    raise InputError(f"{path} has no outlines: {EXPECTED}")
+            drawing = _labelme(data)
+        elif isinstance(data, dict) and "annotations" in data:
+            drawing = _coco(data, frame)
+        else:
+            raise InputError(f"has no outlines: {EXPECTED}")
+        if not drawing.shapes:
+            raise InputError("draws nothing of this frame: draw at least one outline, or leave the mask out")
+        if outside := [label for label, inside in drawing.shapes if not inside.any()]:
+            raise InputError(
+                f"has an outline of {outside[0]!r} that lies outside its image of {_as_words(drawing.size)} pixels"
+            )
+    except InputError as error:
+        raise InputError(f"{path} {error}") from error
+    except (KeyError, TypeError, ValueError, IndexError, ArithmeticError, OSError) as error:
+        why = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise InputError(f"{path} is damaged ({why}): {EXPECTED}") from error
+    return drawing
 
 
-def _inside(shape: Mapping[str, Any], size: tuple[int, int], path: Path) -> Bool[np.ndarray, "H W"]:
+def _as_words(size: tuple[int, int]) -> str:
+    return f"{size[1]}x{size[0]}"
+
+
+def _size(height: Any, width: Any) -> tuple[int, int]:
+    size = int(height), int(width)
+    if not all(0 < side <= LARGEST for side in size):
+        raise ValueError(f"an image of {_as_words(size)} pixels")
+    return size
+
+
+def _labelme(data: Mapping[str, Any]) -> Drawing:
+    size = _size(data["imageHeight"], data["imageWidth"])
+    return Drawing(size, [(_label(shape["label"]), _inside(shape, size)) for shape in data["shapes"]])
+
+
+def _label(word: Any) -> str:
+    if not str(word).strip():
+        raise InputError("has an outline without a label: give it one")
+    return str(word).strip()
+
+
+def _inside(shape: Mapping[str, Any], size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
     """The pixels of one of labelme's shapes."""
-    kind, points = shape.get("shape_type") or "polygon", [(float(x), float(y)) for x, y in shape["points"]]
-    if kind == "circle":
-        (x, y), (u, v) = points
-        radius = float(np.hypot(u - x, v - y))
+    kind, points = shape.get("shape_type") or "polygon", _points(shape["points"])
+    if kind == "circle" and len(points) == 2:
+        (x, y), edge = points
+        radius = math.dist(points[0], edge)
         return _drawn(size, "ellipse", [(x - radius, y - radius), (x + radius, y + radius)])
-    if kind == "rectangle":
-        (x, y), (u, v) = points[0], points[-1]
-        return _drawn(size, "rectangle", [(min(x, u), min(y, v)), (max(x, u), max(y, v))])
-    if kind != "polygon" or len(points) < 3:
-        raise InputError(
-            f"{path} has a {kind} of {len(points)} points: draw polygons, rectangles or circles, which have an inside"
-        )
+    (left, top), (right, bottom) = np.min(points, axis=0).tolist(), np.max(points, axis=0).tolist()
+    if kind == "rectangle" and len(points) > 1:  # two corners, or all four
+        return _drawn(size, "rectangle", [(left, top), (right, bottom)])
+    if kind == "mask":
+        return _pasted(size, shape["mask"], round(left), round(top))
+    if kind not in ("polygon", "rotation") or len(points) < 3:
+        count = f"{len(points)} point{'s' * (len(points) > 1)}"
+        raise InputError(f"has a {kind} of {count}: draw polygons, rectangles or circles, which have an inside")
     return _drawn(size, "polygon", points)
+
+
+def _points(pairs: Any) -> list[tuple[float, float]]:
+    points = [(float(x), float(y)) for x, y in pairs]
+    if not points or not all(abs(side) <= LARGEST for point in points for side in point):  # NaN is not, either
+        raise ValueError(f"points {str(pairs)[:40]}")
+    return points
+
+
+def _pasted(size: tuple[int, int], code: str, left: int, top: int) -> Bool[np.ndarray, "H W"]:
+    """The pixels of a mask that labelme keeps as a PNG in its JSON, with the place of its corner."""
+    canvas = Image.new("1", size[::-1])
+    with Image.open(io.BytesIO(base64.b64decode(code))) as picture:
+        canvas.paste(picture.convert("1"), (left, top))
+    return np.array(canvas, bool)
 
 
 def _drawn(size: tuple[int, int], kind: str, points: list[tuple[float, float]]) -> Bool[np.ndarray, "H W"]:
@@ -96,31 +162,48 @@ def _drawn(size: tuple[int, int], kind: str, points: list[tuple[float, float]]) 
     return np.array(image, bool)
 
 
-def _coco(data: Mapping[str, Any], frame: str, path: Path) -> Drawing:
+def _coco(data: Mapping[str, Any], frame: str) -> Drawing:
     images = data["images"]
     found = images if len(images) == 1 else [i for i in images if Path(i["file_name"]).stem == frame]
     if len(found) != 1:
         there = ", ".join(str(i["file_name"]) for i in images[:3])
-        raise InputError(f"{path} has {len(found)} images named {frame!r}, expected one: it has {len(images)} ({there}, ...)")
-    size = int(found[0]["height"]), int(found[0]["width"])
-    names = {c["id"]: str(c["name"]) for c in data["categories"]}
+        raise InputError(f"has {len(found)} images named {frame!r}, expected one: it has {len(images)} ({there}, ...)")
+    size = _size(found[0]["height"], found[0]["width"])
+    names = {c["id"]: _label(c["name"]) for c in data["categories"]}
     own = [a for a in data["annotations"] if a["image_id"] == found[0]["id"]]
+    if any(not a.get("segmentation") for a in own):
+        raise InputError("has annotations without an outline (segmentation), such as boxes alone: export it with outlines")
     return Drawing(size, [(names[a["category_id"]], _covered(a["segmentation"], size)) for a in own])
 
 
 def _covered(segmentation: Any, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
     """The pixels of a COCO segmentation: polygons [x, y, x, y, ...], or runs."""
     if isinstance(segmentation, dict):
-        from vidseg_core.io.export import coco_masks
-
-        runs = coco_masks()
-        return (
-            runs.decode(runs.frPyObjects(segmentation, *size) if isinstance(segmentation["counts"], list) else segmentation) > 0
-        )
+        return _decoded(segmentation["counts"], tuple(segmentation.get("size", size)), size)
     covered = np.zeros(size, bool)
     for outline in segmentation:
-        covered |= _drawn(size, "polygon", list(zip(outline[::2], outline[1::2], strict=True)))
+        points = _points(zip(outline[::2], outline[1::2], strict=True))
+        if len(points) < 3:
+            raise InputError(f"has an outline of {len(points)} points, which has no inside: draw three or more")
+        covered |= _drawn(size, "polygon", points)
     return covered
+
+
+def _decoded(counts: Any, own: tuple[int, ...], size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
+    """The pixels of COCO's runs, column by column and outside first: written out, or in its code."""
+    if own != size:
+        raise ValueError(f"runs of {own} in an image of {size}")
+    if isinstance(counts, list):
+        if min(counts) < 0 or sum(counts) != size[0] * size[1]:
+            raise ValueError(f"runs of {sum(counts)} pixels in an image of {size[0] * size[1]}")
+        return np.repeat(np.arange(len(counts)) % 2 > 0, counts).reshape(size[::-1]).T
+    from vidseg_core.io.export import coco_masks
+
+    try:
+        runs = coco_masks()
+    except InputError as error:
+        raise InputError(f"has runs of pixels in COCO's code: {error}") from error
+    return runs.decode({"size": size, "counts": counts}) > 0
 
 
 def _painted(drawing: Drawing, names: dict[int, str], taken: set[int], ground: int | None) -> Int64[np.ndarray, "H W"]:
