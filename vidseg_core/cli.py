@@ -50,9 +50,10 @@ def evaluate(options: argparse.Namespace) -> None:
 
     settings = read_settings(options, masked=False)
     dataset = open_dataset(options.dataset, options.root, options.split)
-    dataset = dataset.select(options.clips.split(",")) if options.clips else dataset
+    dataset = dataset if options.clips is None else dataset.select(options.clips.split(","))
     root = str(Path(options.root).resolve()) if options.root else ""
-    run = Evaluation(dataset, root, options.method, options.model, settings, options.protocol, options.restart)
+    run = Evaluation(dataset, root, options.method, options.model, settings, options.protocol, options.restart,
+                     options.dtype)  # fmt: skip
     if options.protocol == "matched" and settings.context.num_segments is None:
         print("every cluster is a segment, of which most find no class; --segments N merges them first", file=sys.stderr)
     out = Path(options.out or Path("outputs", f"evaluate-{options.dataset}-{options.method}"))

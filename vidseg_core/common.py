@@ -30,7 +30,7 @@ def finite(values: Shaped[Any, "..."], what: str, dtype: Any) -> Shaped[Any, "..
     if bool(values.isfinite().all()):
         return values
     dtype = str(dtype).removeprefix("torch.")
-    remedy = "give --dtype float32, or bfloat16, since float16 overflows with some models and cards; with evaluate --device cpu"
+    remedy = "give --dtype float32, or bfloat16, since float16 overflows with some models and cards"
     if dtype == "float32":
         remedy = "that is as exact as --dtype float32 (or bfloat16) gets, so the weights may be damaged: load the model anew"
     raise InputError(f"{what} came out as NaN or infinite in {dtype}: {remedy}")

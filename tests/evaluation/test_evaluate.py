@@ -330,7 +330,7 @@ def test_a_finished_run_is_not_taken_for_one_with_new_weights(root, tmp_path, mo
     run(root, out)
     before = (out / "results.md").read_bytes()
     run(root, out)
-    made = method("stub", "tiny", None, QUICK)[1]
+    made = method("stub", "tiny", None, None, QUICK)[1]
     with monkeypatch.context() as patch:
         patch.setattr(clips, "_method", lambda *args: (None, made | {"weights": "other"}))
         with pytest.raises(InputError, match="begun with other weights: choose another --out"):
@@ -360,6 +360,17 @@ def test_with_other_threads_it_does_not_go_on(root, tmp_path, monkeypatch):
             Evaluation(dataset, str(root), "stub", settings=QUICK).run(out, threads=2)
     finally:
         torch.set_num_threads(1)
+
+
+def test_the_precision_can_be_chosen_and_stays(root, tmp_path, capsys):
+    words = ["evaluate", "--dataset", "folder", "--root", str(root), "--method", "stub", "--out", str(tmp_path / "out")]
+    assert main([*words, "--clips", "a,b", "--dtype", "bfloat16"]) == 0
+    made = {json.loads((tmp_path / "out" / "clips" / f"{name}.json").read_text())["made"]["dtype"] for name in "ab"}
+    assert made == {"bfloat16"}
+    (tmp_path / "out" / "clips" / "b.json").unlink()
+    capsys.readouterr()
+    assert main([*words, "--clips", "a,b"]) == 2
+    assert "'bfloat16', not 'float32'" in capsys.readouterr().err.replace('"', "'")
 
 
 def test_a_clip_that_another_kind_of_worker_began_is_not_gone_on_with(root, tmp_path):

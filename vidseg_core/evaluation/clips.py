@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Plan:
     """What a worker has to know, besides the clip. `settings` are resolved; `made` is what the finished part was made with
-    ("weights", "device", "dtype", "threads"), None if there is none; `threads` of torch, None: its own choice."""
+    ("weights", "device", "dtype", "threads"), None if there is none; `threads` of torch, None: its own choice; `dtype` as for
+    `load_backbone`."""
 
     out: Path
     rules: Rules
@@ -38,6 +39,7 @@ class Plan:
     device: str | None = None
     threads: int | None = None
     made: dict[str, Any] | None = None
+    dtype: str | None = None
 
 
 class Store:
@@ -80,12 +82,14 @@ class Store:
 
 
 @lru_cache(maxsize=1)
-def _method(name: str, model: str, device: str | None, settings: Settings) -> tuple["Method", dict[str, Any]]:
+def _method(
+    name: str, model: str, device: str | None, dtype: str | None, settings: Settings
+) -> tuple["Method", dict[str, Any]]:
     """A process keeps its method, and so the model, from clip to clip; and with what it computes, but for the threads."""
     from vidseg_core.evaluation.baselines import make_method
     from vidseg_core.models.loading import load_backbone
 
-    backbone = load_backbone(model, device)
+    backbone = load_backbone(model, device, dtype)
     return make_method(name, backbone, settings), model_record(backbone)
 
 
@@ -116,7 +120,7 @@ def run_clip(plan: Plan, clip: AnyClip, store: Store) -> dict[str, Any]:
 
     if plan.threads:
         torch.set_num_threads(plan.threads)  # sums are rounded in the order of the threads
-    method, made = _method(plan.method, plan.model, plan.device, plan.settings)
+    method, made = _method(plan.method, plan.model, plan.device, plan.dtype, plan.settings)
     made = {**made, "threads": torch.get_num_threads()}
     refuse_other(plan, plan.made or made, made)
     start, state = _behind(plan, store, made)
@@ -147,7 +151,7 @@ def refuse_other_weights(plan: Plan) -> None:
     from vidseg_core.models.weights import on_disk, resolve
 
     if plan.made and on_disk(resolve(plan.model)):
-        _, made = _method(plan.method, plan.model, plan.device, plan.settings)
+        _, made = _method(plan.method, plan.model, plan.device, plan.dtype, plan.settings)
         if made["dtype"] == plan.made.get("dtype"):
             refuse_other(plan, plan.made, {"weights": made["weights"]})
 

@@ -33,7 +33,7 @@ Results = dict[str, dict[str, Any] | None]
 @dataclass(frozen=True)
 class Evaluation:
     """What is to be evaluated. `settings` need not be resolved; `protocol` None: the set's own; `restart`: every window is a
-    clip of its own. Raises InputError, on `run`, for what can't be."""
+    clip of its own; `dtype`: the precision, as for `load_backbone`. Raises InputError, on `run`, for what can't be."""
 
     dataset: Dataset
     root: str = ""
@@ -42,6 +42,7 @@ class Evaluation:
     settings: Settings = field(default_factory=Settings)
     protocol: str | None = None
     restart: bool = False
+    dtype: str | None = None
 
     def record(self) -> dict[str, Any]:
         """Everything that decides the scores, as it stands in run.json: a run goes on only if this is the same. Of the files of
@@ -70,7 +71,7 @@ class Evaluation:
         results = {clip.name: read_result(out, clip.name) for clip in self.clips()}
         rules, settings = Rules.of(self.dataset, self.protocol), self.settings.resolve(resolve(self.model))
         made = made_with(out, results)
-        plan = Plan(out.resolve(), rules, self.method, self.model, settings, device, threads, made)
+        plan = Plan(out.resolve(), rules, self.method, self.model, settings, device, threads, made, self.dtype)
         if all(results.values()):
             refuse_other_weights(plan)
         if finished := sum(map(bool, results.values())):

@@ -18,5 +18,6 @@ def add_options(add: Callable) -> None:
     add("--protocol", choices=PROTOCOLS, help="how clusters get names: first = the true mask of frame 0 is given (the "
         "paper's); named = by the first labelled frame, afterwards; matched = by all labels (Hungarian)")  # fmt: skip
     add("--restart", action="store_true", help="each window is a clip of its own, with its own first mask")
+    add("--dtype", choices=("float32", "float16", "bfloat16"), help="precision (default: float16 on cuda, else float32)")
     add("--out", metavar="DIR", help="where to write, and go on (default: outputs/evaluate-DATASET-METHOD)")
     add_workers(add)
