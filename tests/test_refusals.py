@@ -18,6 +18,9 @@ SIZE = (48, 64)
 NOISE = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
 
 
+RAMP = np.repeat(np.array([0, 60, 130, 200, 255], np.uint8), [30, 1, 1, 1, 31])
+
+
 def image(path, values=NOISE, **how):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.asarray(values)).save(path, **how)
@@ -47,8 +50,7 @@ def masks(here):
     image(here / "colours.png")
     image(here / "high.png", np.full(SIZE, 300, np.uint16))
     image(here / "photo.jpg")
-    ramp = np.repeat(np.array([0, 60, 130, 200, 255], np.uint8), [30, 1, 1, 1, 31])
-    image(here / "soft.png", np.tile(ramp, (SIZE[0], 1)))
+    image(here / "soft.png", np.tile(RAMP, (SIZE[0], 1)))
     write_mask(here / "small.png", np.arange(6).reshape(2, 3))
     inside = np.arange(SIZE[1]) < 9
     image(here / "layer.png", np.dstack([np.zeros(SIZE, np.uint8), np.tile(inside.astype(np.uint8) * 255, (SIZE[0], 1))]))
@@ -141,6 +143,12 @@ def sets(here):
     image(here / "alone" / "labels" / "1.png", np.zeros(SIZE, np.uint8))
     image(here / "named" / "labels" / "0.png", np.zeros(SIZE, np.uint8))
     (here / "named" / "names.json").write_text("wall\ncup")
+    for name in ("void", "soft", "two frames", "two labels"):
+        image(here / name / "frames" / "0.png")
+        image(here / name / "labels" / "0.png", np.full(SIZE, 255, np.uint8))
+    image(here / "soft" / "labels" / "0.png", np.tile(RAMP, (SIZE[0], 1)))
+    image(here / "two frames" / "frames" / "0.jpg")
+    image(here / "two labels" / "labels" / "0.bmp", np.zeros(SIZE, np.uint8))
     image(here / "jpeg" / "labels" / "0.jpg", np.zeros(SIZE, np.uint8))
     (here / "vspw").mkdir()
     (here / "vspw" / "val.txt").write_text("zebra\n")
@@ -320,6 +328,12 @@ EVALUATE = {
     "folder --root alone": ["1.png is a label without a frame", "equal names"],
     "folder --root jpeg": ["0.jpg is a JPEG", "palette or grey PNG"],
     "folder --root named": ["names.json", "Expected JSON"],
+    "folder --root void": ["labels in void", "255", "0, 1, 2"],
+    "folder --root soft": ["soft/labels/0.png", "soft edges"],
+    "folder --root 'two frames'": ["frames holds both 0.jpg and 0.png", "keep one"],
+    "folder --root 'two labels'": ["labels holds both 0.bmp and 0.png", "keep one"],
+    "folder --root ''": ["--root is empty"],
+    "folder --root 'label set' --clips ''": ["no clip ''", "label set"],
     "vspw --root empty": ["val.txt is missing", "Get it"],
     "vspw --root vspw": ["zebra", "is missing"],
     "davis --root empty": ["val.txt is missing", "Get it"],

@@ -6,7 +6,7 @@ labels are read when they are asked for.
 
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from vidseg_core.evaluation.labelled import (
     object_codes,
 )
 from vidseg_core.io.files import read_text
-from vidseg_core.io.masks import read_mask, read_names
+from vidseg_core.io.masks import read_mask, read_names, refuse_soft_edges
 from vidseg_core.io.samples import CLIPS, generated_clip, sample_clip
 from vidseg_core.io.video import IMAGE_SUFFIXES
 
@@ -146,13 +146,14 @@ def read_folder(root: Path, split: str | None) -> Dataset:
     """`frames/` and `labels/`, or folders of those. The classes are those of names.json (in `root`), else those that the label
     files hold, all of which are read for it."""
     clips = [_plain(path, identity_codes(VOID)) for path in _plain_clips(root)]
+    for clip in (clip for clip in clips if clip.labels):
+        refuse_soft_edges(clip.labels[min(clip.labels)])
     names = read_names(root / "names.json") if (root / "names.json").is_file() else {}
     names.pop(VOID, None)  # void is no class, whatever it is called
-    if names:
-        count = max(names) + 1
-    else:
-        masks = (read_mask(path) for clip in clips for path in clip.labels.values())
-        count = 1 + max((int(mask[mask != VOID].max(initial=-1)) for mask in masks), default=-1)
+    masks = (read_mask(path) for clip in clips for path in clip.labels.values())
+    count = 1 + max(names or (int(mask[mask != VOID].max(initial=-1)) for mask in masks), default=-1)
+    if not count and any(clip.labels for clip in clips):
+        raise InputError(f"the labels in {root} are void (255) everywhere: give classes the numbers 0, 1, 2 and so on")
     codes = identity_codes(count, names)
     return Dataset("folder", codes.names, tuple(replace(clip, codes=codes) for clip in clips))
 
@@ -228,6 +229,9 @@ def _images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"{folder} is missing: expected a folder of images there. Is the download unpacked completely?")
     files = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+    stems = Counter(p.stem for p in files)
+    if twice := [p.name for p in sorted(files) if stems[p.stem] > 1]:
+        raise InputError(f"{folder} holds both {twice[0]} and {twice[1]}: names pair frames with labels, so keep one")
     return sorted(files, key=lambda p: [int(s) if s.isdecimal() else s for s in re.split(r"(\d+)", p.name)])
 
 
