@@ -80,6 +80,7 @@ def annotation(segmentation):
 
 OUTLINES = {
     "list": ([1], ["no outlines", "labelme"]),
+    "deep": (None, ["cannot be read", "labelme"]),
     "map": ({"type": "FeatureCollection", "features": []}, ["no outlines", "labelme"]),
     "line": (shape(SQUARE, kind="line"), ["a line of 4 points", "polygons"]),
     "empty": ({**LABELME, "shapes": []}, ["draws nothing", "outline"]),
@@ -122,6 +123,8 @@ def folders(here):
     (here / "evaluation" / "run.json").write_text('{"dataset": "another"}')
     (here / "damaged" / "run.json").write_text('{"dataset": ')
     image(here / "run" / "masks" / "00000.png", np.zeros(SIZE, np.uint8))
+    (here / "circle").symlink_to("ring")
+    (here / "ring").symlink_to("circle")
     (here / ".half.unfinished").mkdir()
     (here / ".half.unfinished" / ".state.npz").write_bytes(b"half a file")
 
@@ -170,7 +173,7 @@ def here(tmp_path_factory):
     sets(here)
     tables(here)
     for name, (data, _) in OUTLINES.items():
-        (here / f"outlines-{name}.json").write_text(json.dumps(data))
+        (here / f"outlines-{name}.json").write_text(json.dumps(data) if data else "[" * 10**6)
     for name, text in NAMES.items():
         (here / f"names-{name}").write_text(text)
     (here / "names.txt").write_bytes("Tässe".encode("latin-1"))
@@ -198,6 +201,7 @@ SEGMENT = {
     "cut.mp4": ["cut.mp4", "of 48", "--frames"],
     "headless.mp4": ["headless.mp4", "Expected mp4"],
     "''": ["CLIP is empty"],
+    "circle": ["circle leads to itself", "another CLIP"],
     # which frames
     "frames --frames 5": ["'5'", "START:STOP"],
     "frames --frames a:b": ["'a:b'", "START:STOP"],
@@ -279,6 +283,9 @@ SEGMENT = {
     "frames --out . --overwrite": ["--out"],
     "frames --out .. --overwrite": ["--out"],
     "frames --out / --overwrite": ["--out"],
+    "frames --out circle": ["circle leads to itself", "another --out"],
+    f"frames --out {'n' * 240}": ["too long a name", "--out"],
+    f"frames --out {'n' * 300}": ["too long a name", "--out"],
     "frames --out taken": [".taken.unfinished", "in the way"],
     "frames --out half --resume": [".half.unfinished", "start anew"],
     "frames --out half": [".half.unfinished", "start anew"],

@@ -24,6 +24,8 @@ WRITTEN = ("overlay.mp4", "segments.csv", "frames.csv", "contact_sheet.png", "ru
 """What a run writes beside masks/*.png: nothing else is ever removed with an old result."""
 WORTHLESS = (".DS_Store", "Thumbs.db", "desktop.ini", ".*.partial*")
 """What file browsers and killed processes leave."""
+LONGEST = 200
+"""Bytes of a folder's name: file systems take 255, and it is longer while it is written."""
 UTF8 = {"encoding": "utf-8", "errors": "backslashreplace"}
 """How text is written. A file name may be no UTF-8: Python holds such bytes as lone surrogates, which are written as JSON
 writes them, so that a JSON file gives them back."""
@@ -60,7 +62,7 @@ def read_json(path: Path, remedy: str) -> Any:
     to do."""
     try:
         return json.loads(read_text(path))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({error}): {remedy}") from error
 
 
@@ -93,6 +95,8 @@ class RunFolder:
 
     def check(self) -> None:
         """Raises InputError for what can't, or may not, be replaced."""
+        if len(os.fsencode(self.folder.name)) > LONGEST:
+            raise InputError(f"{self.folder} has too long a name: choose one of {LONGEST} bytes at most as --out")
         if not self.folder.exists():
             return
         if not self.folder.is_dir():
