@@ -358,6 +358,21 @@ def test_ctrl_c_amid_an_import_ends_with_the_same_status(tmp_path):
     assert done.returncode == 130 and "stopped" in done.stderr
 
 
+@pytest.mark.parametrize("module", ["vidseg_core.cli", "vidseg_core.evaluation.options"])
+def test_ctrl_c_before_the_command_is_known(tmp_path, module):
+    """While the command line itself is imported."""
+    (tmp_path / "interrupted.py").write_text(
+        "import runpy, sys\nclass Finder:\n    def find_spec(self, name, *_):\n"
+        f"        if name == {module!r}: raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Finder())\nsys.argv = ['vidseg', 'models']\n"
+        "runpy.run_module('vidseg_core', run_name='__main__')\n"
+    )
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    command = [sys.executable, str(tmp_path / "interrupted.py")]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == 130 and "Traceback" not in done.stderr, done.stderr
+
+
 def test_an_interrupt_that_python_wraps_is_an_interrupt(monkeypatch, capsys):
     """Python 3.11 makes a RuntimeError of what is raised while a class is made; another RuntimeError is a fault and passes."""
 

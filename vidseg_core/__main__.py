@@ -2,7 +2,10 @@
 
 import sys
 
-from vidseg_core.cli import main
+try:
+    from vidseg_core.cli import main
+except KeyboardInterrupt:  # imports take a moment
+    sys.exit(130)
 
 if __name__ == "__main__":
     sys.exit(main())

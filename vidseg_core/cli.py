@@ -19,8 +19,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str] | None) -> int:
-    options = _parser().parse_args(arguments)
     try:
+        options = _parser().parse_args(arguments)
         expand_paths(options)
         return options.run(options) or 0
     except (InputError, OSError) as error:  # a full disk is nobody's mistake, but needs no traceback either
