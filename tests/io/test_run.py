@@ -384,6 +384,19 @@ def test_what_is_not_as_usual_is_said(tmp_path, out, capsys, options, word):
     assert said.startswith(f"{tmp_path / 'odd.mp4'} is {word}: ")
 
 
+@pytest.mark.parametrize(("more", "frame"), [(["--frames", "2:"], 6), (["--stride", "2"], 8), (["--frames", ":9"], None)])
+def test_which_frame_a_mask_is_of_is_told_where_frames_are_left_out(video, out, tmp_path, capsys, more, frame):
+    """Numbers are those of the frames that are taken, which may not be what was meant."""
+    write_mask(tmp_path / "mask.png", np.arange(SIZE[1])[None].repeat(SIZE[0], 0) // 40)
+    assert segment(video, out, "--first-mask", tmp_path / "mask.png", "--mask", f"4={tmp_path / 'mask.png'}", *more) == 0
+    said = capsys.readouterr().err
+    assert (
+        f"mask 4 is of frame {frame} of the clip" in said and said.count("of the clip") == 1
+        if frame
+        else "of the clip" not in said
+    )
+
+
 def test_a_clip_of_one_class_is_told(video, out, tmp_path, capsys):
     write_mask(tmp_path / "one.png", np.full(SIZE, 3))
     write_mask(tmp_path / "two.png", np.where(np.arange(SIZE[1]) < 9, 3, 255)[None].repeat(SIZE[0], 0))

@@ -145,6 +145,9 @@ def _tell_input(job: Job) -> None:
     """What is not as usual with the clip, or with its masks."""
     for remark in job.clip.remarks:
         job.tell(f"{job.clip.source} is {remark}")
+    taken = job.clip.indices
+    for n in (n for n in job.masks if n and taken[n] != n):
+        job.tell(f"mask {n} is of frame {taken[n]} of the clip: masks count the frames that are taken")
     classes = {n for mask in job.masks.values() for n in np.unique(mask).tolist()}
     if 0 in job.masks and len(classes) == 1:
         job.tell(f"the mask has class {classes.pop()} everywhere, and so will the whole clip")
