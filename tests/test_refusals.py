@@ -107,7 +107,7 @@ SETTINGS = {
     "list": [1], "number": 3, "stage": {"context": 5}, "field": {"context": {"neighbors": 4}}, "top": {"windows": 3},
     "seed": {"seed": -1}, "window": {"window": 0}, "share": {"upsample": {"peak": 2}},
     "scales": {"features": {"scales": []}}, "step": {"paper": {"start_step": 99}}, "memory": {"context": {"max_context": 10}},
-    "temperature": {"refine": {"temperature": 0}},
+    "temperature": {"refine": {"temperature": 0}}, "kind": {"seed": 1.0}, "words": {"features": {"blocks": "up"}},
 }  # fmt: skip
 
 
@@ -208,6 +208,8 @@ SEGMENT = {
     "frames --frames=-3:": ["'-3:'", "START:STOP"],
     "frames --frames 1:2:3": ["'1:2:3'", "START:STOP"],
     "frames --frames 50:60": ["50:60", "6 frames", "0:6"],
+    f"frames --frames {10**30}:": ["selects nothing", "6 frames"],
+    f"clip.mp4 --frames 60:{10**30}": ["60:", "48 frames", "0:48"],
     "frames --frames 3:3": ["3:3", "6 frames"],
     "frames --frames 4:2": ["4:2", "6 frames"],
     "frames --stride 0": ["stride=0", "from 1"],
@@ -272,6 +274,8 @@ SEGMENT = {
     "frames --settings settings-step.json": ["start_step is 99", "0..24"],
     "frames --settings settings-memory.json": ["max_context is 10", "must fit"],
     "frames --settings settings-temperature.json": ["temperature is 0", "more than 0"],
+    "frames --settings settings-kind.json": ["seed is 1.0", "whole number"],
+    "frames --settings settings-words.json": ["features.blocks is 'up'", "list of texts"],
     # where to
     "frames --out run": ["run exists", "--overwrite"],
     "frames --out file": ["file is a file", "--out"],

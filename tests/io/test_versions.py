@@ -86,3 +86,33 @@ def test_what_is_no_settings_is_refused_in_a_sentence(part, value):
         Settings.from_dict(current_settings(old))
     with pytest.raises(InputError, match="paper, of a later one"):
         current_settings(WRITTEN["tiny default"] | {"paper": {"steps": 3}})
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"seed": 1.0}, "seed is 1.0; give a whole number"),
+        ({"seed": True}, "seed is True; give a whole number"),
+        ({"window": "14"}, "window is '14'; give a whole number"),
+        ({"working_size": [64.5, 48]}, r"working_size is \[64.5, 48\]; give a list of whole numbers or 'clip' or null"),
+        ({"features": {"blocks": 5}}, "features.blocks is 5; give a list of texts or null"),
+        ({"features": {"blocks": [5]}}, r"features.blocks is \[5\]; give"),
+        ({"features": {"timestep": "low"}}, "features.timestep is 'low'; give a number or null"),
+        ({"features": {"scales": ["a"]}}, r"features.scales is \['a'\]; give a list of numbers or null"),
+        ({"condition": {"prompt": 5}}, "condition.prompt is 5; give text"),
+        ({"upsample": {"strength": "x"}}, "upsample.strength is 'x'; give a number or null"),
+        ({"context": {"memory": ["window"]}}, r"context.memory is \['window'\]; give 'anchored' or 'window'"),
+        ({"paper": {"guidance": ["a", 2]}}, r"paper.guidance is \['a', 2\]; give a number or a list of numbers or null"),
+    ],
+)
+def test_values_of_the_wrong_kind_are_refused(data, words):
+    """As somebody writes them who edits a run.json."""
+    with pytest.raises(InputError, match=words):
+        current_settings(data)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_settings_of_every_kind_pass(name):
+    for settings in (Settings().resolve(MODELS[name]), Settings(), replace(Settings(), working_size="clip")):
+        data = json.loads(json.dumps(settings.to_dict()))
+        assert current_settings(data) == data and Settings.from_dict(data) == settings

@@ -1,5 +1,6 @@
 """What commands take on the command line, beside what one of them alone does; and the words of it that are not plain values."""
 
+import sys
 from argparse import Action, ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -127,7 +128,7 @@ def frame_range(text: str) -> tuple[int, int | None]:
     start, colon, stop = text.partition(":")
     if not (colon and (start or "0").isdecimal() and (stop or "0").isdecimal()):
         raise InputError(f"--frames {text!r} is not a range: write START:STOP, such as 0:48 or 100:")
-    return int(start or 0), int(stop) if stop else None
+    return min(int(start or 0), sys.maxsize), min(int(stop), sys.maxsize) if stop else None
 
 
 def working_size(text: str) -> tuple[int, int]:

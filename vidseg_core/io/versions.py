@@ -3,6 +3,7 @@
 from typing import Any
 
 from vidseg_core.common import InputError
+from vidseg_core.io.kinds import check_kinds
 
 CONSTANTS = {"features": {"padding": 0}, "context": {"max_iterations": 100},
              "upsample": {"blur_size": 5, "blur_sigma": 3.0}}  # fmt: skip
@@ -28,10 +29,10 @@ SCHEDULE = ("steps", "start_step", "blend_until", "guidance")
 def current_settings(data: Any) -> Any:
     """What `Settings.from_dict` takes, from what version 0.1 wrote; anything else comes back as it is.
 
-    Raises InputError for a mixture of the paper's quirks that this version does not compute.
+    Raises InputError for values of the wrong kind, and for a mixture of the paper's quirks that this version does not compute.
     """
     if not _is_version_01(data):
-        return data
+        return check_kinds(data)
     if "paper" in data:
         raise InputError("these settings have words of version 0.1 and, in paper, of a later one: give those of one version")
     data = {name: dict(part) if isinstance(part, dict) else part for name, part in data.items()}
@@ -55,7 +56,7 @@ def current_settings(data: Any) -> Any:
         for name, value in values.items():
             data.setdefault(part, {}).setdefault(name, value)
     data["paper"] = {name: upsample.pop(name) for name in SCHEDULE if name in upsample}
-    return data
+    return check_kinds(data)
 
 
 def _is_version_01(data: Any) -> bool:
