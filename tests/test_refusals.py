@@ -51,6 +51,7 @@ def masks(here):
     image(here / "high.png", np.full(SIZE, 300, np.uint16))
     image(here / "photo.jpg")
     image(here / "soft.png", np.tile(RAMP, (SIZE[0], 1)))
+    write_mask(here / "lying.png", np.zeros(SIZE[::-1], int))
     write_mask(here / "small.png", np.arange(6).reshape(2, 3))
     inside = np.arange(SIZE[1]) < 9
     image(here / "layer.png", np.dstack([np.zeros(SIZE, np.uint8), np.tile(inside.astype(np.uint8) * 255, (SIZE[0], 1))]))
@@ -88,7 +89,7 @@ OUTLINES = {
     "outside": (shape([[99, 99], [105, 99], [105, 109]]), ["'cup'", "outside", "64x48"]),
     "unnamed": (shape(SQUARE, label=" "), ["without a label"]),
     "huge": ({**shape(SQUARE), "imageHeight": 10**9}, ["damaged", "1000000000"]),
-    "small": ({**shape(SQUARE), "imageHeight": 24, "imageWidth": 32}, ["32x24", "64x48", "resize"]),
+    "small": ({**shape(SQUARE), "imageHeight": 24, "imageWidth": 32}, ["32x24", "64x48", "draw it on a frame"]),
     "boxes": (annotation([]), ["without an outline", "boxes"]),
     "flat": (annotation([4, 2, 12, 2, 12, 9]), ["damaged", "COCO"]),
     "short": (annotation([[4, 2, 12, 2]]), ["outline of 2 points"]),
@@ -241,6 +242,7 @@ SEGMENT = {
     "frames --first-mask photo.jpg": ["JPEG", "palette or grey PNG"],
     "frames --first-mask soft.png": ["soft edges", "0, 60, 130, 200, 255", "smoothing"],
     "frames --first-mask small.png": ["small.png is 3x2", "64x48", "resize"],
+    "frames --first-mask lying.png": ["lying.png is 48x64", "64x48", "turn it"],
     "frames --mask 5=small.png": ["small.png is 3x2", "64x48", "resize"],
     "frames --first-mask layer.png": ["layer.png", "transparency", "palette or grey PNG"],
     "frames --first-mask two.tiff": ["two.tiff holds 2 images", "file of its own"],

@@ -119,7 +119,15 @@ def test_masks_of_another_size_are_refused(tmp_path, clip):
     write_mask(tmp_path / "m.png", np.arange(6).reshape(2, 3))
     refusal("m.png is 3x2", "30x20", "nearest", call=given_masks, files={1: str(tmp_path / "m.png")}, clip=clip, names=None)
     labelme(tmp_path / "x.json", ("cup", "polygon", SQUARE), size=(40, 60))
-    refusal("x.json is 60x40", "30x20", call=given_masks, files={0: str(tmp_path / "x.json")}, clip=clip, names=None)
+    refusal(
+        "x.json is 60x40",
+        "30x20",
+        "draw it on a frame",
+        call=given_masks,
+        files={0: str(tmp_path / "x.json")},
+        clip=clip,
+        names=None,
+    )
 
 
 def test_masks_whose_palettes_contradict_each_other_are_refused(tmp_path, clip):

@@ -68,10 +68,11 @@ def given_masks(
 
 
 def _check_size(size: tuple[int, int], wanted: tuple[int, int], path: Path) -> None:
-    if tuple(size) != wanted:
-        raise InputError(
-            f"{path} is {_as_words(size)} pixels, but the frames are {_as_words(wanted)}: resize it (nearest neighbour)"
-        )
+    if tuple(size) == wanted:
+        return
+    remedy = "draw it on a frame of this clip" if path.suffix.lower() == ".json" else "resize it (nearest neighbour)"
+    remedy = "turn it by a quarter" if tuple(size) == wanted[::-1] else remedy
+    raise InputError(f"{path} is {_as_words(size)} pixels, but the frames are {_as_words(wanted)}: {remedy}")
 
 
 def read_drawing(path: Path, frame: str) -> Drawing:
