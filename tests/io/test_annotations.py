@@ -13,6 +13,7 @@ from refusals import refusal
 from vidseg_core import InputError, open_clip
 from vidseg_core.io.annotations import given_masks
 from vidseg_core.io.masks import write_mask
+from vidseg_core.io.overlay import encode_video
 
 SIZE = (20, 30)
 SQUARE = [[4, 2], [12, 2], [12, 9], [4, 9]]
@@ -81,6 +82,21 @@ def test_outlines_of_coco(tmp_path, clip):
     assert (masks[0][2:10, 4:13] == 1).all() and masks[0][17, 20] == 1 and set(np.unique(masks[1])) == {2, 255}
     one = coco(tmp_path / "one.json", (7, 1, [square]), images=("elsewhere.jpg",))
     assert (given_masks({2: one}, clip, None)[0][2] == 1).sum() == 72, "a single image is meant, whatever it is called"
+
+
+@pytest.mark.parametrize("names", ["frame_{:06}.PNG", "{}.jpg", "clip/frame{:03}.png", "2024-05-06_{:04}.png"])
+def test_frames_of_a_video_are_found_by_their_number(tmp_path, names):
+    """As CVAT and others name them, by the number in the video; our own names count the frames that are taken."""
+    encode_video(np.zeros((14, *SIZE, 3), np.uint8), 10, tmp_path / "clip.mp4")
+    video = open_clip(tmp_path / "clip.mp4", start=1)
+    square = [float(x) for point in SQUARE for x in point]
+    images = [names.format(n) for n in (1, 10, 11)]
+    path = coco(tmp_path / "c.json", (8, 2, [square]), images=images)
+    masks, called = given_masks({9: path}, video, None)
+    assert called == {1: "hand"} and (masks[9] == 1).sum() == 72
+    refusal("0 images named '00004'", call=given_masks, files={4: path}, clip=video, names=None)
+    path = coco(tmp_path / "own.json", (8, 2, [square]), images=["00010.png", "00009.png"])
+    assert (given_masks({9: path}, video, None)[0][9] == 1).sum() == 72, "a name goes before a number"
 
 
 def test_runs_of_coco(tmp_path, clip):

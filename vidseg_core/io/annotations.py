@@ -7,6 +7,7 @@ from 1 on, in the order of appearance.
 import base64
 import io
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,7 +56,8 @@ def given_masks(
     paths, drawings, known = {n: Path(files[n]).expanduser() for n in sorted(files)}, {}, names
     masks = {n: read_given_mask(path) for n, path in paths.items() if path.suffix.lower() != ".json"}
     for n in paths.keys() - masks.keys():
-        drawings[n] = read_drawing(paths[n], mask_names(clip)[n] if mask_names(clip) else f"{n:05}")
+        named = mask_names(clip)
+        drawings[n] = read_drawing(paths[n], named[n] if named else f"{n:05}", None if named else clip.indices[n])
     for n, size in {**{n: mask.shape for n, mask in masks.items()}, **{n: d.size for n, d in drawings.items()}}.items():
         _check_size(size, clip.size, paths[n])
     refuse_other_palettes(paths[n] for n in masks)
@@ -75,8 +77,9 @@ def _check_size(size: tuple[int, int], wanted: tuple[int, int], path: Path) -> N
     raise InputError(f"{path} is {_as_words(size)} pixels, but the frames are {_as_words(wanted)}: {remedy}")
 
 
-def read_drawing(path: Path, frame: str) -> Drawing:
-    """The outlines in a file of labelme or COCO; of several images in one COCO file those of the image named like the frame.
+def read_drawing(path: Path, frame: str, number: int | None = None) -> Drawing:
+    """The outlines in a file of labelme or COCO; of several images in one COCO file those of the image named like the frame,
+    or, as tools name the frames of a video, with its `number` in the video at the end.
 
     Raises InputError for other files, and for one that draws nothing.
     """
@@ -85,7 +88,7 @@ def read_drawing(path: Path, frame: str) -> Drawing:
         if isinstance(data, dict) and "shapes" in data:
             drawing = _labelme(data)
         elif isinstance(data, dict) and "annotations" in data:
-            drawing = _coco(data, frame)
+            drawing = _coco(data, frame, number)
         else:
             raise InputError(f"has no outlines: {EXPECTED}")
         if not drawing.shapes:
@@ -163,9 +166,11 @@ def _drawn(size: tuple[int, int], kind: str, points: list[tuple[float, float]]) 
     return np.array(image, bool)
 
 
-def _coco(data: Mapping[str, Any], frame: str) -> Drawing:
+def _coco(data: Mapping[str, Any], frame: str, number: int | None) -> Drawing:
     images = data["images"]
     found = images if len(images) == 1 else [i for i in images if Path(i["file_name"]).stem == frame]
+    if not found and number is not None:  # such as frame_000057.PNG
+        found = [i for i in images if re.search(rf"(?<!\d)0*{number}$", Path(i["file_name"]).stem)]
     if len(found) != 1:
         there = ", ".join(str(i["file_name"]) for i in images[:3])
         raise InputError(f"has {len(found)} images named {frame!r}, expected one: it has {len(images)} ({there}, ...)")
