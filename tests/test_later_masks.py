@@ -182,7 +182,8 @@ def test_thin_classes_are_no_soft_edges(vidseg):
     """Two poles between road and sky, as in sets with many classes."""
     mask = np.repeat([3, 60], [70, 90])[None].repeat(128, 0)
     mask[:, 70:72], mask[60:62, :70], mask[90:, 20:22] = 17, 18, 40
-    assert (check_masks([(0, mask)], SIZE, vidseg.settings, 0, 9)[0] == mask).all()
+    for kind in (int, np.uint64, np.uint8):
+        assert (check_masks([(0, mask.astype(kind))], SIZE, vidseg.settings, 0, 9)[0] == mask).all()
 
 
 def test_a_number_is_a_number(vidseg):

@@ -238,7 +238,7 @@ def check_mask(mask: np.ndarray, size: tuple[int, int], settings: Settings, fram
         raise InputError(f"{which} is void everywhere: draw at least one class")
     if set(np.unique(mask)) == {0, VOID}:
         raise InputError(f"{which} has class 0 and void (255) only: in a black-and-white mask, save the white as 1")
-    blends, between = count_blends(mask)
+    blends, between = count_blends(mask.astype(np.uint8))
     if between > 2 and 4 * blends >= 3 * between:  # files know more of themselves, and are checked more closely
         raise InputError(f"{which} has soft edges, but class numbers do not blend: resize it by nearest neighbour")
     if settings.context.naming == "clusters" and len(classes) > clusters and not frame:
