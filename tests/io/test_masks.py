@@ -146,7 +146,9 @@ def test_palettes_of_two_masks_say_the_same(tmp_path):
         image.save(tmp_path / name)
     Image.fromarray(mask).save(tmp_path / "grey.png")
     write_mask(tmp_path / "ours.png", mask.astype(int))
-    paths = [tmp_path / name for name in ("a.png", "more.png", "grey.png", "ours.png", "a.png")]
+    image.putpalette(np.vstack([[[0, 0, 0]], PALETTE[:255]]).astype(np.uint8).tobytes())
+    image.save(tmp_path / "shifted.png")  # black, and then the colours that a run gives to 0, 1 and so on
+    paths = [tmp_path / name for name in ("a.png", "more.png", "grey.png", "ours.png", "shifted.png", "a.png")]
     assert refuse_other_palettes(paths) is None
     refusal("#00ff00 is class 2 in", "a.png", "class 1 in", "b.png", "one palette", call=refuse_other_palettes,
             paths=[*paths, tmp_path / "b.png"])  # fmt: skip

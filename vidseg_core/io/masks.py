@@ -69,12 +69,15 @@ def refuse_soft_edges(path: Path) -> None:
 
 def refuse_other_palettes(paths: Iterable[Path]) -> None:
     """Raises InputError if a colour is one class in one of the masks and another in the next, as where a program made a palette
-    of its own for each."""
+    of its own for each. What a run wrote has the run's colours, and agrees with all."""
     known: dict[bytes, tuple[set[int], Path]] = {}
     for path in paths:
         mask, palette = _read_values(path)
         here: dict[bytes, set[int]] = {}
-        for number in np.setdiff1d(mask, [VOID]).tolist() if palette is not None else ():
+        used = np.setdiff1d(mask, [VOID])
+        if palette is None or (palette[used] == PALETTE[used]).all():  # a run wrote it, whose numbers are those of its own mask
+            continue
+        for number in used.tolist():
             here.setdefault(palette[number].tobytes(), set()).add(number)
         for colour, numbers in here.items():
             before, first = known.setdefault(colour, (numbers, path))
