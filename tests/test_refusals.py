@@ -124,6 +124,7 @@ def folders(here):
     (here / "evaluation" / "run.json").write_text('{"dataset": "another"}')
     (here / "damaged" / "run.json").write_text('{"dataset": ')
     image(here / "run" / "masks" / "00000.png", np.zeros(SIZE, np.uint8))
+    image(here / "run" / "contact_sheet.png")
     (here / "circle").symlink_to("ring")
     (here / "ring").symlink_to("circle")
     (here / ".half.unfinished").mkdir()
@@ -203,6 +204,9 @@ SEGMENT = {
     "headless.mp4": ["headless.mp4", "Expected mp4"],
     "''": ["CLIP is empty"],
     "circle": ["circle leads to itself", "another CLIP"],
+    "run": ["run is what a run left", "not a clip"],
+    "run/masks": ["run/masks is what a run left", "not a clip"],
+    "'run/*/*.png'": ["what a run left", "not a clip"],
     # which frames
     "frames --frames 5": ["'5'", "START:STOP"],
     "frames --frames a:b": ["'a:b'", "START:STOP"],

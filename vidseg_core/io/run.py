@@ -108,6 +108,7 @@ def run_job(job: Job, folder: UnfinishedFolder, resume: bool, bars: Bars) -> Run
     Raises InputError for what can't be segmented, if another process is writing `folder`, and as `decide`. Whole windows are
     kept, whatever ends the run: a note on the exception says how many.
     """
+    refuse_result(job.clip)
     request = job.request()
     with folder:
         there = decide(folder, request, resume)
@@ -139,6 +140,14 @@ def run_job(job: Job, folder: UnfinishedFolder, resume: bool, bars: Bars) -> Run
                 stop.add_note(kept)
             raise
         return done
+
+
+def refuse_result(clip: Clip) -> None:
+    """Raises InputError if the clip's images are what a run left: its sheet, or its masks."""
+    for folder in {folder for path in clip.files for folder in (path.parent, path.parent.parent)}:
+        wrote = {folder / "contact_sheet.png", *(folder / "masks").glob("*.png")}
+        if (folder / "run.json").is_file() and not wrote.isdisjoint(clip.files):
+            raise InputError(f"{clip.source} is what a run left, not a clip: give that of which {folder} is the result")
 
 
 def _tell_input(job: Job) -> None:
