@@ -316,8 +316,16 @@ def test_refusal_of_frames_with_their_masks_beside_them(tmp_path, mask):
     assert open_clip(folder / "00?.jpg").num_frames == 2
 
 
+@pytest.mark.parametrize("names", ["img{} mask{}", "frame_{:03} mask_{:03}", "{} label{}", "RGB-{} GT-{}", "image{}.v seg{}.v"])
+def test_refusal_of_masks_that_are_told_by_what_begins_their_names(tmp_path, names):
+    for name in (name.format(n) for name in names.split() for n in range(3)):
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    refusal("side by side", "name that of the frames", call=open_clip, source=tmp_path)
+
+
 def test_similar_names_are_no_masks(tmp_path):
     names = ["sea.png", "seal.png", "mask.png", "1_l.png", "1_r.png", "label.png", "_mask.png", "a_1.png", "a_1b.png"]
+    names += ["frame2.png", "frame_2b.png", "img_x.png", "mask_x.png"]
     assert open_clip(save_images(tmp_path / "f", moving(len(names)), names)).num_frames == len(names)
     folders = [save_images(tmp_path / part, moving(1), ["0.png"]) for part in ("a", "b")]
     assert open_clip(tmp_path / "[ab]" / "*.png").num_frames == len(folders)

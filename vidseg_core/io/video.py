@@ -25,8 +25,12 @@ from vidseg_core.io.orientation import is_transposed, upright, upright_size
 from vidseg_core.io.playback import IMAGE_FPS, Clock, remarks
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-MASK_WORD = r"(?<=.)[ ._-]+(masks?|labels?|labelids|gt|seg|segmentation|annotations?|l)$"
-"""What is written behind a frame's name for its mask: 000_mask.png, and CamVid's 0001TP_006690_L.png."""
+MASK_WORD = (
+    r"(?<=.)[ ._-]+(masks?|labels?|labelids|gt|seg|segmentation|annotations?|l)$"
+    r"|^(masks?|labels?|gt|seg|segmentation|annotations?|im|img|images?|frames?|rgb)[ ._-]*(?=\d)"
+)
+"""What is written behind a frame's name for its mask, as in 000_mask.png and CamVid's 0001TP_006690_L.png, or before the
+number of either: img0.jpg, mask0.png."""
 MP4_BOXES = (b"ftyp", b"wide", b"free", b"mdat", b"moov")  # what MP4 and MOV files may begin with
 
 Frame = UInt8[np.ndarray, "H W 3"]
