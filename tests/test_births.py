@@ -218,5 +218,5 @@ def test_a_newcomer_can_be_named(backbone, late):
         next(vidseg.cells(late.frames, names={24: "x"}))
     result = vidseg(late.frames[:7], keep=())
     for wrong in (True, 13, 0):
-        with pytest.raises(InputError, match="segments cannot be had"):
+        with pytest.raises(InputError, match="segments are not possible"):
             result.at(wrong)

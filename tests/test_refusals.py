@@ -338,8 +338,8 @@ LISTS = {
 EVALUATE = {
     "kitti": ["'kitti'", "camvid", "generated"],
     "folder": ["Give its folder as --root"],
-    "folder --root gone": ["gone is no folder", "Get it"],
-    "folder --root file": ["file is no folder", "Get it"],
+    "folder --root gone": ["gone is not a folder", "Get it"],
+    "folder --root file": ["file is not a folder", "Get it"],
     "folder --root empty": ["no clips of folder", "frames/ and labels/"],
     "folder --root unlabelled": ["no labels for any of its 1 frames"],
     "folder --root alone": ["1.png is a label without a frame", "equal names"],

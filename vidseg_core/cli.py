@@ -32,7 +32,7 @@ def _run(arguments: list[str] | None) -> int:
         if not (isinstance(stop, KeyboardInterrupt) or isinstance(stop.__cause__, KeyboardInterrupt)):
             raise
         exec("")  # else CPython ends by SIGINT, not by our status, if the interrupt passed an exec(), as imports have them
-        kept = _notes(stop) or "nothing was written, and what stood there is as it was"
+        kept = _notes(stop) or "nothing was written, and what was there is unchanged"
         print(f"\nvidseg: stopped; {kept}", file=sys.stderr)
         return 130
 
@@ -43,7 +43,7 @@ def _notes(error: BaseException) -> str:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    """Score a method on a labelled set: results.csv, results.json and results.md. Stop it at will: the same command goes on."""
+    """Score a method on a labelled set: results.csv, results.json and results.md. You may stop it: the same command resumes."""
     from vidseg_core.cluster.door import Workers
     from vidseg_core.evaluation.datasets import open_dataset
     from vidseg_core.evaluation.evaluate import Evaluation
@@ -55,7 +55,7 @@ def evaluate(options: argparse.Namespace) -> None:
     run = Evaluation(dataset, root, options.method, options.model, settings, options.protocol, options.restart,
                      options.dtype)  # fmt: skip
     if options.protocol == "matched" and settings.context.num_segments is None:
-        print("every cluster is a segment, of which most find no class; --segments N merges them first", file=sys.stderr)
+        print("every cluster is a segment, and most match no class; --segments N merges them first", file=sys.stderr)
     out = Path(options.out or Path("outputs", f"evaluate-{options.dataset}-{options.method}"))
     threads, workers = num_threads(options), Workers(options.workers, options.scheduler)
     table = run.run(out, workers, options.device, threads, lambda line: print(line, flush=True))
@@ -63,7 +63,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def models(options: argparse.Namespace) -> None:
-    """List the models of the registry, what they take, and which are on this machine."""
+    """List the models, what they need, and which are on this machine."""
     from vidseg_core.models.weights import model_table
 
     print(model_table())
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     from vidseg_core.evaluation.options import add_options
 
     parser = argparse.ArgumentParser("vidseg", description="Training-free video segmentation with diffusion models (VidSeg).")
-    parser.add_argument("--version", action=Version, nargs=0, help="say which version this is")
+    parser.add_argument("--version", action=Version, nargs=0, help="print the version")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser("segment", help="segment a clip, or many", description=segment.__doc__)
     run.set_defaults(run=segment)

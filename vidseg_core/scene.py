@@ -121,7 +121,7 @@ class Scene:
             raise InputError("this run has the classes of its mask; only a label-free run can change its number of segments")
         whole = isinstance(num_segments, int | np.integer) and not isinstance(num_segments, bool)
         if num_segments is not None and not (whole and 1 <= num_segments <= len(self.merges) + 1):
-            raise InputError(f"{num_segments} segments cannot be had: give 1 to {len(self.merges) + 1}, the clusters")
+            raise InputError(f"{num_segments} segments are not possible: give 1 to {len(self.merges) + 1}, the clusters")
         later, first = np.arange(len(self.merges) + 1, self.context.count), {}
         segment = self.numbers[np.concatenate([cut_merges(self.merges, num_segments), later])]
         names = {n: self.names.get(n, f"segment {n}") for n in np.unique(segment).tolist()} | {VOID: "void"}

@@ -203,7 +203,7 @@ def test_a_disk_that_is_full_ends_with_what_is_kept(clip, whole, address, tmp_pa
     monkeypatch.setattr(run, "write_masks", full)
     with pytest.raises(OSError, match="No space left") as stop:
         segment(clip, tmp_path / "out", Workers(scheduler=address))
-    assert stop.value.__notes__ == ["9 of 26 frames are done and kept: the same command with --resume goes on"]
+    assert stop.value.__notes__ == ["9 of 26 frames are done and kept: the same command with --resume continues"]
     monkeypatch.setattr(run, "write_masks", write)
     segment(clip, tmp_path / "out", Workers(), resume=True)
     assert result(tmp_path / "out") == whole

@@ -114,7 +114,7 @@ def test_interrupted_it_says_so_and_goes_on(root, whole, out):
     wait_for(process, lambda: len(windows_done(out)) >= 2)
     os.kill(process.pid, signal.SIGINT)
     said = ended(process, out.parent, 130)
-    assert "keeps every whole window" in said and "nothing was written" not in said and "Traceback" not in said
+    assert "keeps every complete window" in said and "nothing was written" not in said and "Traceback" not in said
     run(root, out)
     assert tables(out) == whole
 
@@ -131,7 +131,7 @@ def test_a_full_disk_is_said_with_what_is_kept(root, whole, tmp_path, monkeypatc
     options = ["--dataset", "folder", "--root", root, "--method", "stub", "--settings", root / "settings.json", "--threads", 1]
     assert main(["evaluate", *map(str, options), "--out", str(out)]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert "No space left on device" in said and "keeps every whole window: the same command goes on" in said
+    assert "No space left on device" in said and "keeps every complete window: the same command resumes" in said
     monkeypatch.setattr(clips.Store, "write", write)
     run(root, out)
     assert tables(out) == whole
@@ -321,7 +321,7 @@ def test_another_evaluation_is_not_gone_on_with(root, tmp_path, monkeypatch):
         ("dtype", "float16", 'dtype = "float32", not "float16"'),
     ):  # fmt: skip
         monkeypatch.setattr(clips, "_method", lambda *args, new={key: other}: (method(*args)[0], method(*args)[1] | new))
-        with pytest.raises(InputError, match=f"begun with {match}: choose another --out"):
+        with pytest.raises(InputError, match=f"started with {match}: choose another --out"):
             run(root, out)
 
 
@@ -333,7 +333,7 @@ def test_a_finished_run_is_not_taken_for_one_with_new_weights(root, tmp_path, mo
     made = method("stub", "tiny", None, None, QUICK)[1]
     with monkeypatch.context() as patch:
         patch.setattr(clips, "_method", lambda *args: (None, made | {"weights": "other"}))
-        with pytest.raises(InputError, match="begun with other weights: choose another --out"):
+        with pytest.raises(InputError, match="started with other weights: choose another --out"):
             run(root, out)
         patch.setattr(clips, "_method", lambda *args: (None, made | {"weights": "other", "dtype": "float16"}))
         run(root, out)  # in another precision the numbers of the same weights are others
@@ -350,13 +350,13 @@ def test_with_other_threads_it_does_not_go_on(root, tmp_path, monkeypatch):
     (out / "clips" / "b.json").unlink()
     dataset = open_dataset("folder", root)
     try:
-        with pytest.raises(InputError, match="begun with threads = 1, not 2: choose another --out"):
+        with pytest.raises(InputError, match="started with threads = 1, not 2: choose another --out"):
             Evaluation(dataset, str(root), "stub", settings=QUICK).run(out, threads=2)
         shutil.rmtree(out)
         monkeypatch.setattr(clips, "score", lambda *_: (_ for _ in ()).throw(Stop))
         with pytest.raises(Stop):
             run(root, out)
-        with pytest.raises(InputError, match="begun with threads = 1, not 2: choose another --out"):
+        with pytest.raises(InputError, match="started with threads = 1, not 2: choose another --out"):
             Evaluation(dataset, str(root), "stub", settings=QUICK).run(out, threads=2)
     finally:
         torch.set_num_threads(1)
@@ -379,7 +379,7 @@ def test_a_clip_that_another_kind_of_worker_began_is_not_gone_on_with(root, tmp_
     plan = clips.Plan(tmp_path, Rules(3), "stub", "tiny", QUICK.resolve(TINY), threads=1)
     begun = {"weights": "0123456789abcdef", "device": "cuda", "dtype": "float16", "threads": 1}
     store.write(0, {"full": np.zeros((3, *SMALL), np.uint8)}, {}, json.dumps(begun))
-    with pytest.raises(InputError, match='begun with device = "cuda", not "cpu"; dtype = "float16", not "float32": choose'):
+    with pytest.raises(InputError, match='started with device = "cuda", not "cpu"; dtype = "float16", not "float32": choose'):
         clips.run_clip(plan, clip, store)
 
 
@@ -452,7 +452,7 @@ def test_options_that_cannot_be(root, tmp_path, capsys):
     assert "give one of them" in refused("--dataset", "generated", "--settings", "x", "--reference")
     (tmp_path / "out").mkdir(exist_ok=True)
     (tmp_path / "out" / "thesis.tex").write_text("precious")
-    assert "is not empty and no evaluation" in refused("--dataset", "folder", "--root", root)
+    assert "is not empty and holds no evaluation" in refused("--dataset", "folder", "--root", root)
 
 
 @pytest.mark.parametrize(("values", "names"), [((0, 255), None), ((0, 255), '{"0": "rest", "1": "cup"}'), ((3, 3), None)])

@@ -275,7 +275,9 @@ def test_resume_makes_what_is_missing(clips, stopped, whole, capsys, monkeypatch
     assert begun == [3, 0], "the second goes on, the last begins"
     assert contents(stopped) == whole and kept == {path: path.stat().st_mtime_ns for path in (stopped / "a").rglob("*")}
     said = capsys.readouterr().err.splitlines()
-    assert said[0].endswith("a, 6 frames, 5 segments, there already") and said[1] == "b: 3 frames are done: going on from there"
+    assert (
+        said[0].endswith("a, 6 frames, 5 segments, there already") and said[1] == "b: 3 frames are done: continuing from there"
+    )
 
 
 def test_finished_clips_are_skipped_unseen(clips, out, whole, monkeypatch):
@@ -382,7 +384,7 @@ def test_a_task_that_is_made_again_goes_on(clips, out, monkeypatch):
         clip_task.segment_clip(batch.plan, batch.tasks[0])
     windows = []
     monkeypatch.setattr(stubs.StubVidSeg, "stream", lambda *_: windows.append(1))
-    assert clip_task.segment_clip(batch.plan, batch.tasks[0]).remarks == ("6 frames are done: going on from there",)
+    assert clip_task.segment_clip(batch.plan, batch.tasks[0]).remarks == ("6 frames are done: continuing from there",)
     assert not windows and len(os.listdir(out / "a" / "masks")) == 6
 
 

@@ -127,7 +127,7 @@ def test_refused_exports(run, tmp_path, capsys, monkeypatch):
         assert said.err.startswith("vidseg: ") and said.err.count("\n") == 1 and not said.out
         return said.err
 
-    assert "no finished run" in refused(tmp_path / "frames") and "no finished run" in refused(tmp_path / "gone")
+    assert "not a finished run" in refused(tmp_path / "frames") and "not a finished run" in refused(tmp_path / "gone")
     (tmp_path / "out-coco.json").write_text("precious")
     assert "--overwrite" in refused(run) and (tmp_path / "out-coco.json").read_text() == "precious"
     assert "exists" in refused(run, "--out", tmp_path, "--overwrite")

@@ -149,10 +149,10 @@ def test_ctrl_c_says_what_is_kept(video, whole, out, capsys):
     said = ended(process, out.parent, 130)
     done, last = frames_done(out), said.strip().splitlines()[-1]
     assert 6 <= done <= 12
-    assert last == f"vidseg: stopped; {done} of 12 frames are done and kept: the same command with --resume goes on"
+    assert last == f"vidseg: stopped; {done} of 12 frames are done and kept: the same command with --resume continues"
     assert "Traceback" not in said and not out.exists()
     assert segment(video, out, "--resume") == 0
-    assert f"{done} frames are done: going on" in capsys.readouterr().err
+    assert f"{done} frames are done: continuing" in capsys.readouterr().err
     assert_done(out, whole)
 
 
@@ -164,7 +164,7 @@ def test_ctrl_c_before_a_window_is_finished_leaves_all_as_it_was(video, out, tmp
     wait_for(process, (state_of(out).parent / "masks").exists)
     os.kill(process.pid, signal.SIGINT)
     said = ended(process, out.parent, 130)
-    assert said.strip().splitlines()[-1] == "vidseg: stopped; nothing was written, and what stood there is as it was"
+    assert said.strip().splitlines()[-1] == "vidseg: stopped; nothing was written, and what was there is unchanged"
     assert (out / "overlay.mp4").read_text() == "precious" and len(os.listdir(out)) == 2 and os.listdir(out.parent) == ["out"]
 
 
@@ -214,7 +214,7 @@ def test_it_goes_on_behind_the_last_whole_window(video, whole, stopped, monkeypa
     assert segment(video, stopped, "--resume") == 0
     assert begun == [6] and torch.get_num_threads() == threads
     said = capsys.readouterr().err.splitlines()
-    assert said[0] == "6 frames are done: going on from there"
+    assert said[0] == "6 frames are done: continuing from there"
     assert all(int(line.split()[1]) > 6 for line in said[1:]), "progress counts what was done before"
     assert_done(stopped, whole)
     record = json.loads((stopped / "run.json").read_text())
@@ -305,7 +305,7 @@ def test_errors_say_what_is_kept(video, whole, out, capsys, monkeypatch, error):
     status = stop(video, out, monkeypatch, error)
     said = capsys.readouterr().err.splitlines()[-1]
     assert status == (130 if isinstance(error, KeyboardInterrupt) else 2)
-    assert str(error) in said and "6 of 12 frames are done and kept: the same command with --resume goes on" in said
+    assert str(error) in said and "6 of 12 frames are done and kept: the same command with --resume continues" in said
     assert segment(video, out, "--resume") == 0
     assert_done(out, whole)
 

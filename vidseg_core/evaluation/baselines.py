@@ -1,7 +1,7 @@
 """What VidSeg is compared with, and VidSeg itself, behind one interface.
 
 A method is called with frames and the mask of the first one and gives labels; `stream` is the same window after window, and
-can go on from the state that a window left behind. Whoever evaluates need not know which method it is.
+can continue from the state after any window. An evaluation need not know which method it runs.
 """
 
 from abc import ABC, abstractmethod
@@ -29,7 +29,7 @@ State = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Predicted(Window):
-    """A method's window; `state` are the arrays from which `stream` goes on behind it."""
+    """A method's window; `stream` continues from the arrays of `state`."""
 
     state: State = field(repr=False)
 
@@ -162,7 +162,7 @@ class PropagationMethod(CellMethod):
     def label(self, frames, first_mask, state):
         """See `CellMethod`."""
         if first_mask is None and state is None:
-            raise InputError("propagation carries the first mask along: it has no run without one, so use another method")
+            raise InputError("propagation carries the first mask along: it cannot run without one, so use another method")
         tokens, size, coarse, fine = F.normalize(self.extract(frames).match, dim=-1), frames.shape[1:3], [], []
         for frame in tokens:
             if state is None:

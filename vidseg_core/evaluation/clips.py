@@ -1,6 +1,6 @@
 """One clip's evaluation on disk: a method runs over it window by window, and its labels are scored.
 
-What a window gave is kept (written aside and renamed), so that a run that was killed goes on behind its last whole window.
+What a window gave is kept (written aside and renamed), so a run that was killed resumes after its last complete window.
 Scores are made from these files when all windows are there: they need no state of their own.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a worker has to know, besides the clip. `settings` are resolved; `made` is what the finished part was made with
+    """What a worker needs to know besides the clip. `settings` are resolved; `made` is what the finished part was made with
     ("weights", "device", "dtype", "threads"), None if there is none; `threads` of torch, None: its own choice; `dtype` as for
     `load_backbone`."""
 
@@ -159,4 +159,4 @@ def refuse_other_weights(plan: Plan) -> None:
 def refuse_other(plan: Plan, known: dict[str, Any], made: dict[str, Any]) -> None:
     """Raises InputError if what is there was made with something else."""
     if other := differences(known, made):
-        raise InputError(f"{plan.out} was begun with {other}: choose another --out, or remove it")
+        raise InputError(f"{plan.out} was started with {other}: choose another --out, or remove it")

@@ -66,7 +66,7 @@ def open_dataset(name: str, root: str | Path | None = None, split: str | None = 
         raise InputError(f"where is {name}? Give its folder as --root. {SOURCES[name.rstrip('0123456789')]}")
     root, about = Path(os.path.expanduser(root)), SOURCES[name.rstrip("0123456789")]
     if not root.is_dir():
-        raise InputError(f"{root} is no folder, so {name} is not there. Get it: {about}")
+        raise InputError(f"{root} is not a folder, so {name} is not there. Get it: {about}")
     dataset = READERS[name](root, split)
     if not dataset.clips:
         raise InputError(f"{root} has no clips of {name}. Get it: {about}")

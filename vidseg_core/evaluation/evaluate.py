@@ -1,4 +1,4 @@
-"""A method evaluated on a labelled set, clip by clip, to be stopped and gone on with at will."""
+"""Evaluates a method on a labelled set, clip by clip; it may stop at any time and resume."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ Results = dict[str, dict[str, Any] | None]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is to be evaluated. `settings` need not be resolved; `protocol` None: the set's own; `restart`: every window is a
+    """What to evaluate. `settings` need not be resolved; `protocol` None: the set's own; `restart`: every window is a
     clip of its own; `dtype`: the precision, as for `load_backbone`. Raises InputError, on `run`, for what can't be."""
 
     dataset: Dataset
@@ -79,7 +79,7 @@ class Evaluation:
         try:
             failed = self._run_open(plan, results, workers, tell)
         except (KeyboardInterrupt, OSError) as stop:
-            stop.add_note(f"{out} keeps every whole window: the same command goes on from there")
+            stop.add_note(f"{out} keeps every complete window: the same command resumes from there")
             raise
         return self._report(out, record, results, failed)
 
@@ -136,7 +136,7 @@ def claim_folder(out: Path, record: dict[str, Any]) -> None:
         return
     # a kill amid the very first write leaves half a run.json
     if out.exists() and (not out.is_dir() or any(not fnmatch(path.name, ".*.partial*") for path in out.iterdir())):
-        raise InputError(f"{out} is not empty and no evaluation: choose another --out")
+        raise InputError(f"{out} is not empty and holds no evaluation: choose another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:  # below a file, or where one may not write

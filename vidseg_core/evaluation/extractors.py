@@ -1,4 +1,4 @@
-"""Features that may stand in the place of the diffusion model's: made from frames, on the same grid of cells."""
+"""Features to use instead of the diffusion model's: made from frames, on the same grid of cells."""
 
 import sys
 from collections.abc import Callable

@@ -49,7 +49,7 @@ def _check_run(run: Path) -> None:
         return
     if (unfinished(run) / STATE).is_file():
         raise InputError(f"{run} is unfinished: the command that began it goes on with --resume, and then it can be exported")
-    raise InputError(f"{run} is no finished run: give a folder that `segment` wrote, with run.json and masks/ in it")
+    raise InputError(f"{run} is not a finished run: give a folder that `segment` wrote, with run.json and masks/ in it")
 
 
 def _check_target(target: Path, run: Path, overwrite: bool) -> None:

@@ -46,7 +46,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def read_text(path: Path) -> str:
-    """A text file of a user's: UTF-8 with or without a byte-order mark, which editors on Windows write, or UTF-16 with one.
+    """A user's text file: UTF-8 with or without a byte-order mark, which editors on Windows write, or UTF-16 with one.
 
     Raises ValueError for other encodings.
     """
@@ -174,7 +174,7 @@ class UnfinishedFolder(RunFolder):
         known = self.state.exists() or (self.partial / "masks").is_dir()
         if any(self.partial.iterdir()) and (not known or unknown_file(self.partial)):
             self._release()
-            raise InputError(f"{self.partial} is in the way and no unfinished run: move it, or choose another --out.")
+            raise InputError(f"{self.partial} is in the way and is not an unfinished run: move it, or choose another --out.")
         self._recover()
         return self.partial
 

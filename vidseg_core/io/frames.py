@@ -1,4 +1,4 @@
-"""Which mask is of which frame: what a run's masks are called, and frames.csv, the table that says it."""
+"""Which mask belongs to which frame: the names of a run's masks, and the table frames.csv."""
 
 import csv
 import io

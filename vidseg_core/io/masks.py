@@ -182,11 +182,11 @@ def _json_names(text: str) -> dict[int, str]:
 def _checked_names(pairs: list[tuple[int, Any]]) -> dict[int, str]:
     numbers = [number for number, _ in pairs]
     if others := [name for _, name in pairs if not isinstance(name, str)]:
-        raise ValueError(f"{json.dumps(others[0])[:40]} is no name")
+        raise ValueError(f"{json.dumps(others[0])[:40]} is not a name")
     if len(set(numbers)) < len(numbers):
         raise ValueError("a number has two names")
     if wrong := [number for number in numbers if not 0 <= number <= VOID]:
-        raise ValueError(f"{wrong[0]} is no label number, which are 0 to {VOID}")
+        raise ValueError(f"{wrong[0]} is not a label number (0 to {VOID})")
     return {number: name.strip() for number, name in pairs if name.strip()}
 
 

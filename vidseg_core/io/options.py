@@ -1,4 +1,4 @@
-"""What commands take on the command line, beside what one of them alone does; and the words of it that are not plain values."""
+"""Options that commands share, and how options that are not plain values are read."""
 
 import sys
 from argparse import Action, ArgumentParser, Namespace
@@ -26,13 +26,13 @@ class Version(Action):
 def add_settings(add: Callable) -> None:
     """What `segment` and `evaluate` take; `add` is a parser's `add_argument`."""
     add("--model", default="tiny", metavar="NAME", help=f"{', '.join(MODELS)}, a folder that diffusers saved, or a hub id")
-    add("--segments", type=int, metavar="N", help="merge the clusters to N segments (default: as many as the tree of merges "
+    add("--segments", type=int, metavar="N", help="merge the clusters into N segments (default: as many as their tree "
         "suggests)")  # fmt: skip
     add("--clusters", type=int, metavar="K", help="clusters of K-means (default: 20)")
     add("--reference", action="store_true", help="all settings as the paper's code has them, quirks included")
-    add("--settings", metavar="FILE", help="settings from a run.json; options given beside it prevail")
+    add("--settings", metavar="FILE", help="settings from a run.json; other options override them")
     add("--seed", type=int, metavar="N", help="the only source of randomness (default: 0)")
-    add("--device", metavar="NAME", help="cuda, mps or cpu (default: the first of these that is there)")
+    add("--device", metavar="NAME", help="cuda, mps or cpu (default: the first that is available)")
 
 
 def add_segment(add: Callable) -> None:
@@ -42,19 +42,19 @@ def add_segment(add: Callable) -> None:
     add("--list", metavar="FILE", help="the same from a CSV file, a clip a line: its path, its first mask, its names (the last "
         "two may be left out), relative to the file")  # fmt: skip
     add("--out", metavar="DIR", help="where to write (default: outputs/NAME-OF-CLIP)")
-    add("--overwrite", action="store_true", help="replace the result of an earlier run, and forget an unfinished one")
-    add("--resume", action="store_true", help="go on with an unfinished run behind its last whole window, and with the clips "
+    add("--overwrite", action="store_true", help="replace the result of an earlier run, and discard an unfinished one")
+    add("--resume", action="store_true", help="continue an unfinished run after its last complete window, and with the clips "
         "that are missing")  # fmt: skip
     add_settings(add)
     add_masks(add)
-    add("--names", metavar="FILE", help="names of the numbers, a JSON object or a text file with one a line")
+    add("--names", metavar="FILE", help="names of the label numbers: a JSON object, or a text file with one a line")
     add("--frames", default="0:", metavar="START:STOP", help="which frames, counted from 0 (default: all)")
     add("--stride", type=int, default=1, metavar="N", help="take every Nth frame")
     add("--size", metavar="WxH", help="working size (default: near the model's native one); results have the clip's size")
     add("--strategy", choices=("direct", "guided", "reference"), help="stage 4: direct = one step, guided = the paper's "
         "schedule, far slower, reference = its scores too (default: the model's)")  # fmt: skip
     add("--window", type=int, metavar="N", help="frames that are segmented together (default: 14)")
-    add("--prompt", metavar="TEXT", help="what image models are told (default: nothing, as in the paper)")
+    add("--prompt", metavar="TEXT", help="text for image models (default: none, as in the paper)")
     add("--dtype", choices=("float32", "float16", "bfloat16"), help="precision (default: float16 on cuda, else float32)")
     add("--offload", action="store_true", help="keep weights in main memory and move each part to the device while it runs")
     add_workers(add)
@@ -70,10 +70,10 @@ def add_workers(add: Callable) -> None:
 
 def add_masks(add: Callable) -> None:
     """The masks that `segment` is given."""
-    add("--first-mask", metavar="FILE", help="class numbers of the first frame taken, 255 = void: the result has these "
-        "classes; a PNG, or outlines in a JSON file of labelme or COCO")  # fmt: skip
-    add("--mask", action="append", default=[], metavar="FRAME=FILE", help="the same of any frame, counted from 0 among those "
-        "taken; from its window on its classes are known, and what was wrong is corrected; may be repeated")  # fmt: skip
+    add("--first-mask", metavar="FILE", help="mask of the first frame: class numbers, 255 = void; the result has these "
+        "classes. A PNG, or outlines in a JSON file of labelme or COCO")  # fmt: skip
+    add("--mask", action="append", default=[], metavar="FRAME=FILE", help="mask of any frame, counted from 0 among those "
+        "taken: adds its classes and corrects mistakes, from its window on; may be repeated")  # fmt: skip
 
 
 def export(options: Namespace) -> None:
@@ -88,7 +88,7 @@ def add_export(parser: ArgumentParser) -> None:
     parser.set_defaults(run=export)
     parser.add_argument("folder", metavar="RUN", help="the folder of a finished run")
     parser.add_argument("--format", choices=("coco",), default="coco", help="coco (the default): one JSON file with exact "
-        "masks, which Datumaro turns into CVAT's or VOC's; needs pycocotools")  # fmt: skip
+        "masks, which Datumaro converts for CVAT or VOC; needs pycocotools")  # fmt: skip
     parser.add_argument("--out", metavar="FILE", help="where to write (default: RUN-coco.json, beside the folder)")
     parser.add_argument("--overwrite", action="store_true", help="replace the file")
 
@@ -99,7 +99,7 @@ def mask_files(first: str | None, others: Sequence[str]) -> dict[int, str]:
     for word in others:
         number, equals, path = word.partition("=")
         if not (equals and path and number.isascii() and number.isdecimal()):
-            raise InputError(f"--mask {word!r} is not a frame and its mask: write FRAME=FILE, such as 57=later.png")
+            raise InputError(f"--mask {word!r} does not name a frame and its mask: write FRAME=FILE, such as 57=later.png")
         if int(number) in files:
             also = " (--first-mask is that of frame 0)" if first is not None and int(number) == 0 else ""
             raise InputError(f"--mask {word!r} is a second mask of frame {int(number)}{also}: give one")
@@ -158,7 +158,7 @@ def _base_settings(options: Namespace) -> Settings:
     from vidseg_core.models.weights import resolve
 
     if options.settings and options.reference:
-        raise InputError("--reference and --settings both say what all settings are: give one of them")
+        raise InputError("--reference and --settings both determine all settings: give one of them")
     if options.settings:
         data = read_json(Path(options.settings), "--settings takes a run.json")
         return Settings.from_dict(current_settings(data.get("settings", data) if isinstance(data, dict) else data))

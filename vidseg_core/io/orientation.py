@@ -1,4 +1,4 @@
-"""How a video's frames stand: files keep pixels as the sensor read them, and a matrix that says how to show them."""
+"""The orientation of a video's frames: files keep pixels as the sensor read them, and a matrix to show them by."""
 
 import av
 import numpy as np

@@ -1,4 +1,4 @@
-"""How a video is meant to be shown, which is more than its frames: at what times, and what is not as usual."""
+"""How a video is meant to be shown: the times of its frames, and whatever is unusual about it."""
 
 from dataclasses import dataclass
 from fractions import Fraction

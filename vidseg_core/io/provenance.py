@@ -1,4 +1,4 @@
-"""What decides a result, and in what two records of it differ: who goes on with a run must compute the same from the same.
+"""Everything that determines a result, and how two records of it differ: a run resumes only if nothing has changed.
 
 A record is what `json.loads` gives: what is read back from a file is compared with what is wanted now.
 """
@@ -25,7 +25,7 @@ WORDS = {"clip_sha256": "another clip", "first_mask_sha256": "another first mask
 
 
 def differences(known: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """In what `known` is not as `now` wants it, in words; empty if in nothing. What `now` does not name may be anything."""
+    """How `known` differs from `now`, in words; empty if it does not. What `now` does not name may be anything."""
     differing = [key for key, value in now.items() if known.get(key) != value]
     return "; ".join(WORDS.get(key) or _difference(key, known.get(key), now[key]) for key in differing)
 
@@ -44,7 +44,7 @@ def _short(value: Any) -> str:
 
 
 def run_record(backbone: "Backbone", settings: "Settings") -> dict[str, Any]:
-    """All that decides what a pipeline makes of a clip: settings, model and weights, versions, device, precision, threads."""
+    """Everything that determines a pipeline's result: settings, model and weights, versions, device, precision, threads."""
     import torch
 
     from vidseg_core.models.fingerprint import fingerprint_parts

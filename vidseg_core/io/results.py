@@ -1,4 +1,4 @@
-"""What a run leaves on disk beside its masks: the overlay video, the table of segments, the contact sheet, the record."""
+"""What a run writes beside its masks: the overlay video, the table of segments, the contact sheet, the record."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""What is on disk of a run, and what a call does with it: all of it, the rest, or nothing."""
+"""What a run has left on disk, and what remains to be done: everything, the rest, or nothing."""
 
 import glob
 import hashlib
@@ -30,8 +30,8 @@ BEFORE = {"later_masks_sha256": None}
 
 @dataclass(frozen=True)
 class RunState:
-    """How far a run is: the masks of its first `frames` frames are finished, in `seconds` per stage. `record` is what these
-    and all further masks depend on, `scene` the state that the last window left."""
+    """How far a run is: the masks of its first `frames` frames are finished, in `seconds` per stage. `record` has all that
+    determines the masks, `scene` the state after the last window."""
 
     frames: int
     record: dict[str, Any]
@@ -72,7 +72,7 @@ class Fresh:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A run stopped and can go on behind `state`."""
+    """A run stopped and can continue after `state`."""
 
     state: RunState
 
@@ -153,7 +153,7 @@ def decide(folder: UnfinishedFolder, request: dict[str, Any], resume: bool) -> F
         there = Fresh()
     if isinstance(there, Unfinished) and not resume:
         reason = f"{folder.partial} is an unfinished run, {there.state.frames} frames are done."
-        raise InputError(f"{reason} Add --resume to go on with it, or --overwrite to start anew.")
+        raise InputError(f"{reason} Add --resume to continue it, or --overwrite to start anew.")
     folder.check()
     if isinstance(there, Unfinished):
         refuse_other(folder, there.state.record, request)
@@ -166,7 +166,7 @@ def refuse_other(folder: UnfinishedFolder, known: dict[str, Any], now: dict[str,
     """Raises InputError if the unfinished run in `folder` is, by its record, not the one that is wanted now."""
     if other := differences(known, now):
         reason = f"The unfinished run in {folder.partial} has {other}."
-        raise InputError(f"{reason} Give what it was begun with, or add --overwrite without --resume to start anew.")
+        raise InputError(f"{reason} Give what it was started with, or add --overwrite without --resume to start anew.")
 
 
 def refuse_gaps(folder: UnfinishedFolder, masks: MaskFolder, frames: int) -> None:

@@ -1,8 +1,8 @@
-"""A clip segmented onto the disk, window by window: any length, and a run that stopped can go on.
+"""Segments a clip onto the disk, window by window: clips of any length, and runs that stopped resume.
 
 What is on disk is finished: first the masks of a window, then the file that says so and holds what the next window needs
-(`RunState`). Each is written aside and renamed, so that a kill at any moment leaves whole windows, and what is beyond them is
-made again. Overlay, table and sheet come from the masks at the end; then the folder gets its name.
+(`RunState`). Each is written aside and renamed, so a crash at any moment leaves complete windows; the rest is made
+again. Overlay, table and sheet come from the masks at the end; then the folder gets its name.
 """
 
 import sys
@@ -51,7 +51,7 @@ def say(line: str) -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be segmented and how. `model`, `device`, `dtype` and `offload` are those of `load_backbone`, `masks` and
+    """What to segment, and how. `model`, `device`, `dtype` and `offload` are those of `load_backbone`, `masks` and
     `names` those of `VidSeg`; `words` is how the input was named, for the record only. `threads`: how many torch computes with,
     in each process (None: its own choice); a run that goes on has those that it began with. `tell` takes remarks on the way.
     `workers` share the windows of this clip."""
@@ -126,7 +126,7 @@ def run_job(job: Job, folder: UnfinishedFolder, resume: bool, bars: Bars) -> Run
         if isinstance(there, Unfinished):
             begun = there.state
             refuse_other(folder, begun.record, record)
-            job.tell(f"{begun.frames} frames are done: going on from there")
+            job.tell(f"{begun.frames} frames are done: continuing from there")
         else:
             begun = replace(begun, record={"input": job.words, "masks": _kind_of_names(job.clip), **record})
         try:
@@ -258,4 +258,4 @@ def _kept(folder: UnfinishedFolder, record: dict[str, Any], total: int) -> str:
         return ""
     if there.record != record:
         return ""
-    return f"{there.frames} of {total} frames are done and kept: the same command with --resume goes on"
+    return f"{there.frames} of {total} frames are done and kept: the same command with --resume continues"

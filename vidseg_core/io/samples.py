@@ -1,4 +1,4 @@
-"""Clips to try things on: two real ones with a few hand-drawn masks, and a generated one of which everything is known.
+"""Clips to try things on: two real ones with a few hand-drawn masks, and a generated one with exact truth.
 
 Where the real clips and the photographs come from, and their licences: `data/README.md`.
 """

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 def segment(options: Namespace) -> int | None:
     """Segment a clip into a folder: masks/, overlay.mp4, frames.csv, segments.csv, contact_sheet.png, run.json; many clips into
-    a folder each, beside a table, index.csv, and a sheet of their first frames, index.png. Stop it at will: the same command
-    with --resume goes on."""
+    a folder each, beside a table, index.csv, and a sheet of their first frames, index.png. Stop it at any time: the same
+    command with --resume continues."""
     from vidseg_core.cluster.door import Workers
     from vidseg_core.io.clip_list import named_entries, read_list
 

@@ -1,4 +1,4 @@
-"""Settings of earlier versions, as their run.json has them, in the words of this one."""
+"""Reads the settings that earlier versions wrote into run.json."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ def current_settings(data: Any) -> Any:
     if not _is_version_01(data):
         return check_kinds(data)
     if "paper" in data:
-        raise InputError("these settings have words of version 0.1 and, in paper, of a later one: give those of one version")
+        raise InputError("these settings mix fields of version 0.1 and, in paper, of a later one: give those of one version")
     data = {name: dict(part) if isinstance(part, dict) else part for name, part in data.items()}
     for part, constants in CONSTANTS.items():
         for name, value in constants.items():

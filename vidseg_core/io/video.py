@@ -157,7 +157,7 @@ def read_image(path: Path) -> Frame:
                 raise InputError(f"{path} holds {pages} images, expected one. Save each as a file of its own, or as a video.")
             upright = ImageOps.exif_transpose(image)
             if upright.mode in ("I", "F"):
-                raise InputError(f"{path} has 32 bits a channel, whose white is unknown. Save it with 8 or 16.")
+                raise InputError(f"{path} has 32 bits a channel, and which value is white is unknown. Save it with 8 or 16.")
             if upright.mode.startswith("I;16"):
                 upright = Image.fromarray(((np.asarray(upright).astype(np.uint32) + 128) // 257).astype(np.uint8))
             if "transparency" in upright.info:  # without this step PIL warns of a palette's transparency

@@ -51,7 +51,7 @@ def locate(model: Model, half: bool = False) -> Path:
             return _download(model, source, half)
         except InputError as error:
             reasons.append(str(error))
-    raise InputError(f"{model.name!r} cannot be had: {'; '.join(dict.fromkeys(reasons))}; or use 'tiny', which is embedded")
+    raise InputError(f"{model.name!r} is not available: {'; '.join(dict.fromkeys(reasons))}; or use 'tiny', which is embedded")
 
 
 def on_disk(model: Model) -> Path | None:
