@@ -202,7 +202,7 @@ def test_a_mask_beyond_the_end_of_an_iterator_is_refused_there(vidseg, late):
 
 
 def test_too_many_classes_for_the_clusters(vidseg, late):
-    mask = np.arange(SIZE[0] * SIZE[1]).reshape(SIZE) % 250
+    mask = np.kron(np.arange(256).reshape(16, 16) % 250, np.ones((8, 10), int))
     refusal("250 classes", "12 clusters", call=lambda: next(vidseg.cells(late.frames[:7], masks={3: mask})))
 
 
