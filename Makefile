@@ -1,6 +1,7 @@
 # make demo   install, segment a sample clip with the embedded model, run the overview notebook
 # make lab    install, open the workbook
 # make test   install, lint, paired notebooks in step, unit tests, notebooks
+# make test-slow   whole runs of the embedded models, some minutes
 # make test-training   the scripts that train the embedded model and measure it
 # make test-full   Stable Diffusion and Stable Video Diffusion at full size with random weights: 12 GB of memory, some minutes
 # make bench       the paper's schedule against the default: compute, time, memory; seconds of each stage
@@ -18,9 +19,9 @@ SPREAD = -n $(JOBS) --dist loadfile
 # Beside another process, threads that spin while they wait make K-means ten times slower.
 export OMP_WAIT_POLICY := PASSIVE
 # The tests spread over processes, not over threads.
-unit notebooks book test-training test-browser: export OMP_NUM_THREADS := 1
+unit notebooks book test-slow test-training test-browser: export OMP_NUM_THREADS := 1
 
-.PHONY: install demo figures lab test test-training test-full test-browser bench book gpu-check unit notebooks pair sync lint format clean browser sphinx
+.PHONY: install demo figures lab test test-slow test-training test-full test-browser bench book gpu-check unit notebooks pair sync lint format clean browser sphinx
 MODEL ?= sd21-base
 .DEFAULT_GOAL := test
 
@@ -78,6 +79,9 @@ book: sphinx
 # Without nbval, which loads much of Jupyter in each process; the slowest files first (tests/conftest.py), not those with most tests.
 unit: install
 	$(BIN)/python -m pytest -p no:nbval $(SPREAD) --no-loadscope-reorder
+
+test-slow: install
+	$(BIN)/python -m pytest -p no:nbval $(SPREAD) --no-loadscope-reorder -m slow tests
 
 test-training: install
 	$(BIN)/python -m pytest -p no:nbval -n $(JOBS) -m training tests/training

@@ -53,6 +53,7 @@ def test_without_births_it_never_does(backbone, late):
     assert run(backbone, late.frames, quick(births=0))[-1].scene.context.count == 12
 
 
+@pytest.mark.slow
 def test_a_run_with_births_as_a_whole(backbone, late):
     """Votes of windows from before the birth have no share for it; cuts and a stream that goes on know it."""
     vidseg = VidSeg(backbone, quick())
@@ -207,6 +208,7 @@ def test_the_overlap_is_longer_than_a_short_window(backbone):
     assert [len(w.scene.overlap.match) for w in windows] == [1, 2, 2, 2, 2]
 
 
+@pytest.mark.slow
 def test_a_newcomer_can_be_named(backbone, late):
     vidseg = VidSeg(backbone, quick(num_segments=5))
     for name in ("tile", "rest"):

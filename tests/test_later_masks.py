@@ -119,6 +119,7 @@ def test_a_newborn_takes_no_number_of_a_class(vidseg, late):
     assert segment[12] == 12 and len(segment) == 14 and segment[13] == 13 and windows[-1].scene.names[12] == "class 12"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [True, False])
 def test_a_stream_goes_on_over_a_later_mask(backbone, late, first):
     """From the scene of any window before it and behind it, also when that was written down."""

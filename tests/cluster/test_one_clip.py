@@ -224,6 +224,7 @@ def test_the_command_says_who_computes(clip, tmp_path, monkeypatch, words, worke
     assert jobs[0].workers == workers and jobs[0].threads == threads
 
 
+@pytest.mark.slow
 def test_the_embedded_model_over_two_processes(tmp_path):
     """The command's own cluster, a sample clip, three windows."""
     small = replace(Settings(), working_size=(96, 128), window=2)

@@ -160,7 +160,7 @@ def test_bilinear_enlarging_is_that_of_each_mask():
 def test_refusals(backbone, clip, monkeypatch):
     with pytest.raises(InputError, match="no method 'sam'; there are vidseg"):
         make_method("sam", backbone, QUICK)
-    with pytest.raises(InputError, match="no run without one"):
+    with pytest.raises(InputError, match="cannot run without one"):
         make_method("propagation", backbone, QUICK)(clip.frames)
     with pytest.raises(InputError, match="first-frame mask is"):
         next(make_method("propagation", backbone, QUICK).stream(clip.frames, clip.labels[0][:5]))

@@ -43,6 +43,7 @@ def evaluate(root, out, *more):
     return main(["evaluate", *map(str, options)])
 
 
+@pytest.mark.slow
 def test_two_workers_of_which_one_is_killed_give_the_table_of_one_process(root, tmp_path, capsys):
     """The one that is killed is in the middle of its clip, and another goes on with it."""
     assert evaluate(root, tmp_path / "whole", "--threads", 1) == 0

@@ -22,6 +22,7 @@ class Stop(BaseException):
     """What no handler of errors catches."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [True, False, "later"])
 def test_a_resumed_run_gives_the_same_bytes(tmp_path, monkeypatch, masked):
     video = tmp_path / "clip.mp4"

@@ -27,6 +27,7 @@ def test_it_is_small_and_what_the_registry_says(video):
     assert video.coupled and video.scheduler["prediction_type"] == TINY_VIDEO.prediction
 
 
+@pytest.mark.slow
 def test_a_real_clip_against_hand_drawn_masks(video):
     """Every third frame from one drawn mask to the next."""
     clip = sample_clip("cup")
@@ -59,6 +60,7 @@ def test_temporal_layers_see_what_is_lost(video):
         assert whole > max(right(), 1 / 3) + 0.1
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_it(tmp_path, capsys):
     clip = str(data_folder() / "clips" / "cup.mp4")
     words = ["--model", "tiny-video", "--size", "128x96", "--frames", "0:3", "--window", "2", "--segments", "3"]
