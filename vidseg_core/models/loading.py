@@ -15,7 +15,7 @@ from vidseg_core.common import InputError
 from vidseg_core.models.backbone import Backbone
 from vidseg_core.models.codec import AutoencoderCodec, BlockDCT, Codec
 from vidseg_core.models.elsewhere import Recipe
-from vidseg_core.models.memory import out_of_memory
+from vidseg_core.models.memory import keep_freed_memory, out_of_memory
 from vidseg_core.models.registry import MODELS, Model
 from vidseg_core.models.video_backbone import ImageEncoder, VideoBackbone, quiet
 from vidseg_core.models.weights import STEMS, files, locate, resolve, variant
@@ -38,6 +38,8 @@ def load_backbone(
     where = _device(device)
     dtype = _dtype(dtype) or (torch.float16 if where.type == "cuda" else torch.float32)
     folder = locate(model, half=dtype.itemsize == 2)
+    if where.type == "cpu":
+        keep_freed_memory()
     check_conditions(folder, model)
     if not offload:
         check_memory(folder, model, where, dtype)
