@@ -297,7 +297,7 @@ def test_a_wrong_input_is_said_alone_with_status_2(script, tmp_path, monkeypatch
     assert script.main([str(tmp_path / "none"), "--davis", str(plain(tmp_path / "d")), *more]) == 2
     told = capsys.readouterr()
     assert not told.out and [line.split(": ")[0] for line in told.err.splitlines()] == ["measure_tiny"] * 2
-    assert "gone is no folder" in told.err and "none has no unet and no codec.json" in told.err
+    assert "gone is not a folder" in told.err and "none has no unet and no codec.json" in told.err
 
 
 @pytest.mark.parametrize(
