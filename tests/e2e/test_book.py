@@ -12,7 +12,7 @@ from e2e.lab import ROOT, running_browser
 pytestmark = pytest.mark.browser
 
 MEGABYTES = 3
-API = ("method", "models", "io", "evaluation", "workbook")
+API = ("method", "models", "io", "cluster", "evaluation", "workbook")
 
 
 @pytest.fixture(scope="module")
