@@ -29,8 +29,9 @@ from PIL import Image
 from vidseg_core import Settings, VidSeg, load_backbone, open_clip, sample_clip
 from vidseg_core.cluster.door import HERE, Workers, open_executor
 from vidseg_core.io.files import UnfinishedFolder
+from vidseg_core.io.job import Job
 from vidseg_core.io.masks import MaskFolder, write_masks
-from vidseg_core.io.run import Job, run_job
+from vidseg_core.io.run import run_job
 
 LINK = 1e9
 """Bytes a second between client and workers: ten-gigabit Ethernet, less what protocols take."""

@@ -212,6 +212,11 @@ n, part = (5, 4) if FAST else (10, 7)
 other = vs.sample_clip("box").frames[: n + 1]
 box = explore.read_features(backbone, other).context
 here, there = frames[:part], other[:part]
+
+# %% [markdown]
+# Three stories: an object arrives, the scene changes for good, and it changes back.
+
+# %%
 told = {
     "an object arrives": stories.arrival(
         clip.frames, moving.context, clip.labels, 3

@@ -230,6 +230,7 @@ def box(maps):
     return filtered / inside
 
 
+# %%
 rgb = frame.transpose(2, 0, 1) / 255  # [3, H, W]
 colours = half(rgb)
 middle = box(colours)
@@ -333,6 +334,7 @@ def draw(mask, strength, damping):
     return explore.show_modulation(*what), shown
 
 
+# %%
 modulation = Explorer(
     draw,
     lambda panel, x, y: {"mask": int(cells[int(y) // 8, int(x) // 8])},

@@ -22,7 +22,7 @@
 # window together, and its layers look along time. The picture shows how much
 # every cell of the *middle* frame looks at each frame; bright is much.
 
-# %%
+# %% tags=["hide-input"]
 import os
 
 import numpy as np
@@ -206,6 +206,10 @@ def find(match: torch.Tensor, gap: int = 2) -> np.ndarray:
     return np.stack(moves)
 
 
+# %% [markdown]
+# Moves that end near the truth, beside the answer "nothing moves":
+
+# %%
 truth = steadiness.true_moves(clip, FRAMES, match["tiny"].shape[1:3])
 visible = np.isfinite(truth[..., 0])
 answers = {name: find(m) for name, m in match.items()}

@@ -94,6 +94,11 @@ counted["replayed blocks"] = operations(lambda: backbone.denoise(latent, 100))
 for name in early:
     del unet.get_submodule(name).forward  # the class's own again
 
+# %% [markdown]
+# The package goes further: within the modulated block it computes only what lies
+# behind the layer.
+
+# %%
 with backbone.record(layer) as record:
     backbone.denoise(latent, 100)
 with backbone.replay(record, torch.tensor([0])):
@@ -227,6 +232,7 @@ ways["one step, with replay"] = direct
 ways["only +λ"] = replace(direct, difference="one-sided")
 ways["shared passes"] = vs.UpsampleSettings()
 
+# %%
 spent = {}
 for name, way in ways.items():
     run = vs.VidSeg(backbone, replace(settings, upsample=way)).enlarge
@@ -259,6 +265,7 @@ votes = Votes(shares, torch.arange(shares.shape[-1]))
 truth = clip.labels[4]
 near = near_borders(truth, 8)
 
+# %%
 ways = {"guided": ways["the paper's schedule"]}
 ways["default"] = vs.UpsampleSettings()
 ways["paper's code"] = vs.reference_settings("tiny").upsample

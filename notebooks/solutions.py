@@ -236,6 +236,7 @@ shares = torch.from_numpy(window.votes[0])
 truth = at_centres(clip.labels, shares.shape[1:3])
 
 
+# %%
 def disturbed(amount):
     """The votes, of which a part went to a random class."""
     rng, votes = np.random.default_rng(0), shares.clone()
@@ -398,6 +399,7 @@ numbers = torch.arange(shares.shape[-1])
 own = stages.settings.upsample
 
 
+# %%
 def found(n=4, **changes):
     """Labels of frame n."""
     changed = replace(settings, upsample=replace(own, **changes))

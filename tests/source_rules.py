@@ -95,16 +95,19 @@ def num_parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 def too_large(folder: Path, files=18, lines=2400, module=250, function=40, parameters=6) -> list[str]:
-    """A sentence for each limit that the modules at the top of the package exceed."""
-    paths = sorted(folder.glob("*.py"))
-    sizes = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in paths}
-    found = [f"{len(paths)} files"] * (len(paths) > files) + [f"{sum(sizes.values())} lines"] * (sum(sizes.values()) > lines)
-    found += [f"{name}: {size} lines" for name, size in sizes.items() if size > module]
-    for path in paths:
+    """A sentence for each limit that is exceeded: files, lines and parameters at the top of the package, which is the method;
+    the size of a module, and of its functions, in all rooms."""
+    top, rooms = sorted(folder.glob("*.py")), sorted(folder.glob("*/*.py"))
+    sizes = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in (*top, *rooms)}
+    total = sum(sizes[path] for path in top)
+    found = [f"{len(top)} files"] * (len(top) > files) + [f"{total} lines"] * (total > lines)
+    for path, size in sizes.items():
+        where = path.relative_to(folder).as_posix()
+        found += [f"{where}: {size} lines"] * (size > module)
         for node in functions(parse(path)):
-            name = f"{path.name}:{node.lineno} {node.name}"
+            name = f"{where}:{node.lineno} {node.name}"
             found += [f"{name}: {length(node)} lines"] * (length(node) > function)
-            found += [f"{name}: {num_parameters(node)} parameters"] * (num_parameters(node) > parameters)
+            found += [f"{name}: {num_parameters(node)} parameters"] * (path in top and num_parameters(node) > parameters)
     return found
 
 

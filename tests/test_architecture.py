@@ -131,6 +131,8 @@ LONG = "x = 1\n"
         ({"a": "class A:\n    async def f(self):\n" + "        x = 1\n" * 40}, ["a.py:2 f: 41 lines"]),
         ({"a": "class A:\n    def f(self, a, b, c, d, e, f): ..."}, []),
         ({"a": "def f(a, b, /, c, *d, e, f=1, **g): ..."}, ["a.py:1 f: 7 parameters"]),
+        ({"io/a": LONG * 251}, ["io/a.py: 251 lines"]),
+        ({"io/a": "def f(a, b, c, d, e, f, g):\n" + "    x = 1\n" * 40}, ["io/a.py:1 f: 41 lines"]),
     ],
 )
 def test_what_is_too_large_is_found(tmp_path, files, found):

@@ -22,7 +22,8 @@ from vidseg_core.cli import main
 from vidseg_core.cluster.door import Workers
 from vidseg_core.io import run
 from vidseg_core.io.files import UnfinishedFolder
-from vidseg_core.io.run import Job, run_job
+from vidseg_core.io.job import Job
+from vidseg_core.io.run import run_job
 from vidseg_core.io.video import open_clip
 from vidseg_core.models.registry import data_folder
 

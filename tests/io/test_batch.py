@@ -26,7 +26,7 @@ from vidseg_core.io import clip_task, run
 from vidseg_core.io.batch import Batch, result_folders
 from vidseg_core.io.clip_list import Entry, named_entries
 from vidseg_core.io.clip_task import Plan
-from vidseg_core.io.files import sole_writer
+from vidseg_core.io.locks import sole_writer
 from vidseg_core.io.masks import write_mask
 from vidseg_core.io.overlay import encode_video
 from vidseg_core.io.progress import ClipProgress

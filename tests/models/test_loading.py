@@ -10,7 +10,7 @@ import torch
 
 from vidseg_core import ConditionSettings, InputError, load_backbone
 from vidseg_core.cli import main
-from vidseg_core.models.loading import check_memory
+from vidseg_core.models.memory import check_memory
 from vidseg_core.models.registry import MODELS, SD21_BASE, SVD
 from vidseg_core.models.weights import missing, on_disk, resolve, variant
 

@@ -141,15 +141,7 @@ def write_report(
     }  # fmt: skip
     data["failed"] = dict(failed)
     write_json(folder / "results.json", data)
-    naming = {"first": "classes named by the true mask of frame 0", "named": "segments named by the first labelled frame",
-              "matched": "segments matched to classes over each clip"}  # fmt: skip
-    total = len(results) + len(failed)
-    clips = f"{len(results)}{f' of {total}' if failed else ''} clip{'s' if total > 1 else ''}"
-    title = (
-        f"{plan['dataset']}, {clips}, {sum(r['labelled'] for r in results.values())} labelled frames; "
-        f"method {plan['method']}, model {plan['model']}; {naming[plan['protocol']]}"
-        + (f", each window of {plan['restart']} frames a clip of its own" if plan["restart"] else "")
-    )
+    title = _title(plan, sum(r["labelled"] for r in results.values()), len(results), len(failed))
     table = markdown(tallies, objects, title + ". In percent.")
     if single := single_class(counts, classes):
         table += f"\n{single}\n"
@@ -162,3 +154,16 @@ def write_report(
 def _null(scores: Mapping[str, float]) -> dict[str, float | None]:
     """JSON has no NaN."""
     return {name: None if math.isnan(value) else value for name, value in scores.items()}
+
+
+def _title(plan: dict[str, Any], labelled: int, done: int, failed: int) -> str:
+    """What was evaluated and how, on so many labelled frames of the clips that are done."""
+    naming = {"first": "classes named by the true mask of frame 0", "named": "segments named by the first labelled frame",
+              "matched": "segments matched to classes over each clip"}  # fmt: skip
+    total = done + failed
+    clips = f"{done}{f' of {total}' if failed else ''} clip{'s' if total > 1 else ''}"
+    return (
+        f"{plan['dataset']}, {clips}, {labelled} labelled frames; "
+        f"method {plan['method']}, model {plan['model']}; {naming[plan['protocol']]}"
+        + (f", each window of {plan['restart']} frames a clip of its own" if plan["restart"] else "")
+    )

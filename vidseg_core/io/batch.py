@@ -10,9 +10,9 @@ from pathlib import Path
 from vidseg_core.common import InputError
 from vidseg_core.io.clip_list import Entry, absolute
 from vidseg_core.io.clip_task import Outcome, Plan, Task, attempt, refuse_own_input, segment_clip
-from vidseg_core.io.files import sole_writer
 from vidseg_core.io.frames import as_text
 from vidseg_core.io.index import DONE, FAILED, OPEN, SHEET, TABLE, Row, finished_row, read_index, write_index, write_sheet
+from vidseg_core.io.locks import sole_writer
 from vidseg_core.io.progress import ClipProgress
 from vidseg_core.io.resume import result_name, unique_name
 

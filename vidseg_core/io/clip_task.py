@@ -12,9 +12,10 @@ from vidseg_core.common import InputError
 from vidseg_core.io.annotations import given_masks
 from vidseg_core.io.clip_list import Entry, absolute
 from vidseg_core.io.files import UnfinishedFolder, read_json
+from vidseg_core.io.job import Job, ModelError, say
 from vidseg_core.io.masks import read_names
 from vidseg_core.io.resume import Complete, decide
-from vidseg_core.io.run import Bars, Job, ModelError, Tick, run_job, say
+from vidseg_core.io.run import Bars, Tick, run_job
 from vidseg_core.io.video import Clip, image_files, open_clip
 from vidseg_core.settings import Settings
 

@@ -12,12 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vidseg_core.common import InputError
-
-try:
-    import fcntl
-except ImportError:  # Windows: there two processes are not kept apart
-    fcntl = None
-
+from vidseg_core.io.locks import locked
 
 STATE = ".state.npz"
 WRITTEN = ("overlay.mp4", "segments.csv", "frames.csv", "contact_sheet.png", "run.json", STATE)
@@ -64,19 +59,6 @@ def read_json(path: Path, remedy: str) -> Any:
         return json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({error}): {remedy}") from error
-
-
-@contextmanager
-def sole_writer(folder: Path) -> Iterator[None]:
-    """In this block no other process writes `folder`. Raises InputError if one does, or if it cannot be made."""
-    try:
-        handle = _locked(folder)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be made ({error.strerror}). Choose another --out.") from error
-    try:
-        yield
-    finally:
-        os.close(handle) if handle is not None else None
 
 
 class RunFolder:
@@ -168,7 +150,7 @@ class UnfinishedFolder(RunFolder):
 
     def __enter__(self) -> Path:
         try:
-            self._handle = _locked(self.partial)
+            self._handle = locked(self.partial)
         except OSError as error:
             raise InputError(f"{self.folder} cannot be made ({error.strerror}). Choose another --out.") from error
         known = self.state.exists() or (self.partial / "masks").is_dir()
@@ -228,27 +210,3 @@ def unknown_file(folder: Path) -> Path | None:
         elif path.name not in WRITTEN or not path.is_file():
             return path
     return None
-
-
-def _locked(folder: Path) -> int | None:
-    """Make the folder if need be and lock it: the descriptor that holds the lock, which the process's end releases too. None
-    where there are no locks. Raises InputError if another process has it."""
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        if fcntl is None:
-            return None
-        handle = None
-        try:
-            handle = os.open(folder, os.O_RDONLY)
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(handle), folder.stat()):
-                return handle
-        except FileNotFoundError:  # as below: it was renamed or removed by the process that had it
-            pass
-        except BlockingIOError as error:
-            os.close(handle)
-            raise InputError(f"Another process is writing {folder}. Wait for it, or choose another --out.") from error
-        except OSError:  # a file system without locks
-            return handle
-        if handle is not None:
-            os.close(handle)

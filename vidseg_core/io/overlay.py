@@ -22,10 +22,11 @@ from matplotlib.patches import Patch
 from matplotlib.text import Text
 
 from vidseg_core.common import VOID, InputError
+from vidseg_core.io.decoding import same_size
 from vidseg_core.io.files import replacing
 from vidseg_core.io.fonts import fonts_for, quiet_about_glyphs
 from vidseg_core.io.masks import PALETTE, Labels
-from vidseg_core.io.video import Frame, same_size
+from vidseg_core.io.video import Frame
 
 RATES = (1e-4, 100_000)
 """Frames a second that an MP4 can have: from a time-lapse with a frame every three hours to a high-speed camera."""

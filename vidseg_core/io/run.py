@@ -5,101 +5,34 @@ What is on disk is finished: first the masks of a window, then the file that say
 again. Overlay, table and sheet come from the masks at the end; then the folder gets its name.
 """
 
-import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vidseg_core.cluster.door import HERE, Workers, open_executor
+from vidseg_core.cluster.door import open_executor
 from vidseg_core.common import VOID, InputError
 from vidseg_core.io.files import UnfinishedFolder
 from vidseg_core.io.frames import TABLE, frame_table, mask_names
+from vidseg_core.io.job import Job, models_loaded
 from vidseg_core.io.masks import MaskFolder, drop_masks, write_masks
-from vidseg_core.io.provenance import clip_hash, mask_hash, run_record
+from vidseg_core.io.provenance import run_record
+from vidseg_core.io.remarks import tell_device, tell_input, tell_scene
 from vidseg_core.io.results import write_run, write_table
 from vidseg_core.io.resume import Complete, Fresh, RunState, Unfinished, decide, refuse_gaps, refuse_other
 from vidseg_core.io.video import Clip
-from vidseg_core.models.registry import MODELS
-from vidseg_core.models.weights import resolve
-from vidseg_core.settings import Settings
 
 if TYPE_CHECKING:
-    from vidseg_core.models.backbone import Backbone
     from vidseg_core.pipeline import VidSeg
-    from vidseg_core.scene import Scene
 
 Tick = Callable[[str, float], None]
 """Called with a stage and how many frames more have passed it."""
 Bars = Callable[[int, int], AbstractContextManager[Tick]]
 """Shows how far a run is: (frames, of which are finished) to a context that gives a `Tick`."""
-
-
-class ModelError(InputError):
-    """The fault is the model's, or that of settings which it can't run: no other clip would do."""
-
-
-def say(line: str) -> None:
-    """To whoever watches the run."""
-    print(line, file=sys.stderr)
-
-
-@dataclass(frozen=True)
-class Job:
-    """What to segment, and how. `model`, `device`, `dtype` and `offload` are those of `load_backbone`, `masks` and
-    `names` those of `VidSeg`; `words` is how the input was named, for the record only. `threads`: how many torch computes with,
-    in each process (None: its own choice); a run that goes on has those that it began with. `tell` takes remarks on the way.
-    `workers` share the windows of this clip."""
-
-    clip: Clip
-    settings: Settings
-    masks: dict[int, np.ndarray] = field(default_factory=dict)
-    names: dict[int, str] | None = None
-    model: str = "tiny"
-    device: str | None = None
-    dtype: str | None = None
-    offload: bool = False
-    words: dict[str, Any] = field(default_factory=dict)
-    threads: int | None = None
-    tell: Callable[[str], None] = say
-    workers: Workers = HERE
-
-    def request(self) -> dict[str, Any]:
-        """What decides the masks, as far as it is known before the model is loaded, ready for JSON."""
-        model, indices = resolve(self.model), self.clip.indices
-        hashes = {str(n): mask_hash(mask) for n, mask in sorted(self.masks.items())}
-        return {
-            "clip_sha256": clip_hash(self.clip), "frames": [indices[0], indices[-1], indices.step],
-            "first_mask_sha256": hashes.pop("0", None), "later_masks_sha256": hashes or None,
-            "given_names": None if self.names is None else {str(n): name for n, name in sorted(self.names.items())},
-            "model": model.name, "settings": self.settings.resolve(model).to_dict(),
-        }  # fmt: skip
-
-    def load(self, threads: int | None) -> "VidSeg":
-        """The pipeline, computing with so many threads (None: torch's choice). Raises ModelError."""
-        # torch and diffusers take seconds to import: not before the input is checked
-        import torch
-
-        from vidseg_core.models.loading import load_backbone
-        from vidseg_core.pipeline import VidSeg
-
-        if threads is not None:
-            torch.set_num_threads(threads)  # sums are rounded in the order of the threads
-        try:
-            return VidSeg(_kept_model(load_backbone, self.model, self.device, self.dtype, self.offload), self.settings)
-        except InputError as error:
-            raise ModelError(str(error)) from error
-
-
-@lru_cache(maxsize=1)
-def _kept_model(load: Callable[..., "Backbone"], *how: Any) -> "Backbone":
-    """A process keeps its model from clip to clip."""
-    return load(*how)
 
 
 def run_job(job: Job, folder: UnfinishedFolder, resume: bool, bars: Bars) -> RunState | None:
@@ -114,15 +47,15 @@ def run_job(job: Job, folder: UnfinishedFolder, resume: bool, bars: Bars) -> Run
         there = decide(folder, request, resume)
         if isinstance(there, Complete):
             return None
-        _tell_input(job)
+        tell_input(job)
         _rehearse(job, request)
         if isinstance(there, Unfinished):
             refuse_gaps(folder, _masks(job, folder, there.state), there.state.frames)
-        loads = _kept_model.cache_info().misses
+        loads = models_loaded()
         vidseg, begun = job.load(_threads(job, there)), RunState(0, {}, {}, {})
         record = {**request, **run_record(vidseg.backbone, vidseg.settings)}
-        if _kept_model.cache_info().misses > loads:
-            _tell_device(job, record)
+        if models_loaded() > loads:
+            tell_device(job, record)
         if isinstance(there, Unfinished):
             begun = there.state
             refuse_other(folder, begun.record, record)
@@ -150,18 +83,6 @@ def refuse_result(clip: Clip) -> None:
             raise InputError(f"{clip.source} is what a run left, not a clip: give that of which {folder} is the result")
 
 
-def _tell_input(job: Job) -> None:
-    """What is not as usual with the clip, or with its masks."""
-    for remark in job.clip.remarks:
-        job.tell(f"{job.clip.source} is {remark}")
-    taken = job.clip.indices
-    for n in (n for n in job.masks if n and taken[n] != n):
-        job.tell(f"mask {n} is of frame {taken[n]} of the clip: masks count the frames that are taken")
-    classes = {n for mask in job.masks.values() for n in np.unique(mask).tolist()}
-    if 0 in job.masks and len(classes) == 1:
-        job.tell(f"the mask has class {classes.pop()} everywhere, and so will the whole clip")
-
-
 def _rehearse(job: Job, request: dict[str, Any]) -> None:
     """Write all that a run leaves, for one black frame and elsewhere: what fails at the end would fail here, hours earlier."""
     frame = np.zeros((*job.clip.size, 3), np.uint8)
@@ -186,15 +107,6 @@ def _threads(job: Job, there: Fresh | Unfinished) -> int | None:
     return there.state.record.get("threads") if isinstance(there, Unfinished) else job.threads
 
 
-def _tell_device(job: Job, record: dict[str, Any]) -> None:
-    """A real model takes hours where there is no GPU, and one that torch cannot use is no error; the embedded ones are fast."""
-    if record["model"] in MODELS and MODELS[record["model"]].embedded:
-        return
-    hint = "; no GPU that torch can use was found, see pytorch.org for a build with CUDA"
-    alone = record["device"] == "cpu" and job.device is None
-    job.tell(f"{record['model']} on {record['device']}, {record['dtype']}{hint if alone else ''}")
-
-
 def _segment(job: Job, vidseg: "VidSeg", folder: UnfinishedFolder, done: RunState, tick: Tick) -> RunState:
     """The windows that are missing, each onto the disk as it comes."""
     from vidseg_core.scene import Scene
@@ -212,31 +124,12 @@ def _segment(job: Job, vidseg: "VidSeg", folder: UnfinishedFolder, done: RunStat
         if not done.frames:  # the first of a new run: only now is it clear that there will be one
             folder.clear()
         write_masks(masks, done.frames, window.labels)
-        _tell_scene(window.scene, before, vidseg.settings, done.frames + len(window.labels), job)
+        tell_scene(window.scene, before, vidseg.settings, done.frames + len(window.labels), job)
         before = window.scene.names, window.scene.lost
         done = done.after(window)
         done.write(folder.state)
         del window  # or it stays in memory while the next one is made
     return done
-
-
-def _tell_scene(
-    scene: "Scene", before: tuple[dict[int, str], tuple[int, ...]] | None, settings: Settings, frame: int, job: Job
-) -> None:
-    """What the first window settled, where it may not be what was meant, and what is new behind a later one; `before`: the
-    names, and the classes without a cell, of the window before."""
-    names, lost = before or ({}, ())
-    given = {n for mask in job.masks.values() for n in np.unique(mask).tolist()} if job.masks else set()
-    if gone := sorted(set(scene.lost) - set(lost)):
-        gone = ", ".join(scene.names[n] for n in gone)
-        job.tell(f"too small in its mask for a cell (or cluster) of its own: {gone}")
-    if before is not None:
-        for number in sorted(set(scene.names) - set(names) - given):
-            job.tell(f"something new: from frame {frame} on it is {scene.names[number]!r} ({number})")
-        return
-    if scene.merges is not None and not isinstance(settings.context.num_segments, int):
-        why = "at a jump in the cost of merging" if settings.context.num_segments else "one for each cluster"
-        job.tell(f"{len(set(scene.segment.tolist()))} segments, {why}; --segments N makes N of them")
 
 
 def _write_rest(job: Job, folder: UnfinishedFolder, done: RunState, tick: Tick) -> None:

@@ -38,10 +38,11 @@ def _segment_one(options: Namespace, files: dict[int, str], workers: "Workers") 
     from vidseg_core.io.annotations import given_masks
     from vidseg_core.io.clip_task import refuse_own_input
     from vidseg_core.io.files import UnfinishedFolder
+    from vidseg_core.io.job import Job
     from vidseg_core.io.masks import read_names
     from vidseg_core.io.progress import show_progress
     from vidseg_core.io.resume import default_folder
-    from vidseg_core.io.run import Job, run_job
+    from vidseg_core.io.run import run_job
     from vidseg_core.io.video import open_clip
 
     settings, threads = read_settings(options, 0 in files), num_threads(options)

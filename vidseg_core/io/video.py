@@ -6,23 +6,19 @@ import os
 import re
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-import av
 import numpy as np
-from av.stream import Disposition
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from vidseg_core.common import InputError, natural_order
-from vidseg_core.io.endings import is_cut
-from vidseg_core.io.orientation import is_transposed, upright, upright_size
-from vidseg_core.io.playback import IMAGE_FPS, Clock, remarks
+from vidseg_core.io.decoding import decode, probe, same_size
+from vidseg_core.io.orientation import upright
+from vidseg_core.io.playback import IMAGE_FPS
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 MASK_WORD = (
@@ -31,7 +27,6 @@ MASK_WORD = (
 )
 """What is written behind a frame's name for its mask, as in 000_mask.png and CamVid's 0001TP_006690_L.png, or before the
 number of either: img0.jpg, mask0.png."""
-MP4_BOXES = (b"ftyp", b"wide", b"free", b"mdat", b"moov")  # what MP4 and MOV files may begin with
 
 Frame = UInt8[np.ndarray, "H W 3"]
 
@@ -67,14 +62,14 @@ class Clip:
                 same_size(frame.shape[:2], self.size, path)
                 yield frame
         else:
-            yield from map(upright, islice(_decode(self.source), self.indices.start, self.indices.stop, self.indices.step))
+            yield from map(upright, islice(decode(self.source), self.indices.start, self.indices.stop, self.indices.step))
 
     def times(self) -> list[float]:
         """At how many seconds of a video each frame is shown, the source's first at 0; by the rate where the file has no time
         stamps. [] for images, which carry no clock."""
         if self.files:
             return []
-        stamps = [coded.time for coded in islice(_decode(self.source), self.indices.stop)]
+        stamps = [coded.time for coded in islice(decode(self.source), self.indices.stop)]
         if None in stamps:
             stamps = [n / (self.fps * self.indices.step) for n in range(len(stamps))]
         return [stamps[n] - stamps[0] for n in self.indices]
@@ -95,7 +90,7 @@ def open_clip(source: str | Path, start: int = 0, stop: int | None = None, strid
     path = Path(os.path.expanduser(source))
     files = image_files(path)
     needed = stop if stop and stop > start else None
-    video = None if files else _probe(path, needed)
+    video = None if files else probe(path, needed)
     total = len(files) if video is None else len(video.clock.stamps)
     indices = range(start, total if stop is None else min(stop, total), stride)
     if not indices:
@@ -167,90 +162,3 @@ def read_image(path: Path) -> Frame:
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be read as an image ({error}). Replace it or take it out of the clip.") from error
-
-
-def same_size(size: tuple[int, int], first: tuple[int, int], where: Path | str) -> None:
-    """Refuse a frame whose (height, width) is not that of the first; `where` names it in the InputError."""
-    if size != first:
-        raise InputError(
-            f"{where} is {size[1]}x{size[0]} pixels, but the frames before it are {first[1]}x{first[0]}. "
-            "All frames of a clip must have one size: resize or crop them, or leave this part out."
-        )
-
-
-@dataclass(frozen=True)
-class _Video:
-    """What a video says of itself: fields as those of `Clip`, and when each frame appears."""
-
-    size: tuple[int, int]
-    clock: Clock
-    aspect: Fraction
-    remarks: tuple[str, ...]
-
-
-def _probe(path: Path, stop: int | None) -> _Video:
-    """All frames up to `stop`, decoded once."""
-    stamps: list[int | None] = []
-    frame = None
-    first: dict[str, Any] = {}
-    for frame in islice(_decode(path), stop):
-        if not first:
-            first = {"size": upright_size(frame), "remarks": remarks(frame)}
-        stamps.append(frame.pts)
-    if frame is None:
-        raise InputError(f"{path} is a video without a single frame. Export it again.")
-    with _open_video(path) as (_, stream):
-        clock = Clock(tuple(stamps), frame.duration or 0, frame.time_base or stream.time_base, stream.average_rate)
-        aspect = stream.sample_aspect_ratio or Fraction(1)  # 0: not said
-        return _Video(clock=clock, aspect=1 / aspect if is_transposed(frame) else aspect, **first)
-
-
-@contextmanager
-def _open_video(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    refusal = f"{path} is not a video that can be read. Expected mp4, webm, mov, avi, gif or the like, or images."
-    try:
-        container = av.open(f"file:{path}")  # "file:", or FFmpeg takes what is before a colon for a protocol
-    except av.FFmpegError as error:
-        with path.open("rb") as file:
-            is_mp4 = file.read(8)[4:] in MP4_BOXES
-        if is_mp4:
-            refusal = f"{path} is cut off: the index at the end of an MP4 or MOV is missing. Copy or record it again."
-        raise InputError(refusal) from error
-    with container:
-        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-        if container.streams.audio and not streams:
-            raise InputError(f"{path} holds sound but no pictures. Expected a video.")
-        if not streams or not streams[0].codec_context or streams[0].codec_context.name == "ansi":  # ANSI art: any .txt
-            raise InputError(refusal)
-        yield container, streams[0]
-
-
-def _decode(path: Path) -> Iterator[av.VideoFrame]:
-    """Frames in display order; InputError at the first that is lost, since what follows would be counted wrongly.
-
-    Lost is what the container or codec notices: most have no checksum, and a frame with a few wrong bytes may pass.
-    """
-    good, packets, first = 0, 0, None
-    with _open_video(path) as (container, stream):
-        try:
-            for packet in container.demux(stream):
-                if packet.is_corrupt:
-                    raise EOFError
-                for frame in packet.decode():
-                    if frame.is_corrupt:
-                        raise EOFError
-                    first = first or (frame.height, frame.width)
-                    same_size((frame.height, frame.width), first, f"Frame {good} of {path}")
-                    good += 1
-                    yield frame
-                packets += packet.size > 0
-            # An edit list drops packets from the index and discards others: stream.frames counts both, the index neither.
-            indexed = len(stream.index_entries) if container.format.name.startswith("mov") else 0
-            if packets >= indexed and not is_cut(path):
-                return
-        except (av.FFmpegError, EOFError):
-            pass
-        total = stream.frames or round((container.duration or 0) / av.time_base * float(stream.average_rate or 0))
-    share = f"{good} of {total} frames" if total > good else f"{good} frames"
-    part = f", or take the readable part with --frames 0:{good}" if good else ""
-    raise InputError(f"{path} is cut off or damaged: only the first {share} can be decoded. Copy or repair it{part}.")

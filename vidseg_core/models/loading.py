@@ -15,10 +15,10 @@ from vidseg_core.common import InputError
 from vidseg_core.models.backbone import Backbone
 from vidseg_core.models.codec import AutoencoderCodec, BlockDCT, Codec
 from vidseg_core.models.elsewhere import Recipe
-from vidseg_core.models.memory import keep_freed_memory, out_of_memory
+from vidseg_core.models.memory import check_memory, keep_freed_memory, out_of_memory
 from vidseg_core.models.registry import MODELS, Model
 from vidseg_core.models.video_backbone import ImageEncoder, VideoBackbone, quiet
-from vidseg_core.models.weights import STEMS, files, locate, resolve, variant
+from vidseg_core.models.weights import locate, resolve, variant
 
 
 def load_backbone(
@@ -106,30 +106,6 @@ def _config(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path} is not JSON ({error}): the model is damaged, download it again") from error
-
-
-def check_memory(folder: Path, model: Model, device: torch.device, dtype: torch.dtype) -> None:
-    """Raises InputError if the weights alone do not fit into the free memory of `device` (cpu or cuda)."""
-    half, need = dtype.itemsize == 2, 0.0
-    for part in STEMS:
-        stored = sum(f.stat().st_size for f in files(folder, part, half) if f.is_file())
-        if part == "text_encoder":  # always runs on the CPU
-            stored *= device.type == "cpu"
-        exact = part in ("text_encoder", "vae")  # float32 whatever is asked for
-        need += stored * (4 if exact else dtype.itemsize) / (2 if variant(folder, part, half) else 4)
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    elif device.type == "cpu":
-        import psutil
-
-        free = psutil.virtual_memory().available
-    else:
-        return
-    if need > free:
-        raise InputError(
-            f"the weights of {model.name} take {need / 1e9:.1f} GB as {str(dtype).removeprefix('torch.')}, and {device} has "
-            f"{free / 1e9:.1f} GB free: take half precision (--dtype float16), --offload, another --device, or 'tiny'"
-        )
 
 
 class _Parts:

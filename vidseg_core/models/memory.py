@@ -1,15 +1,18 @@
-"""Work in pieces that fit: a piece that runs out of memory is halved, with one warning. Freed memory is kept for the next."""
+"""What fits: weights that do not are refused, work that does not is halved, and memory that the CPU frees is kept."""
 
 import ctypes
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from vidseg_core.common import InputError
+from vidseg_core.models.registry import Model
+from vidseg_core.models.weights import STEMS, files, variant
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Names of glibc's malloc.h."""
@@ -22,6 +25,30 @@ def keep_freed_memory() -> None:
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def check_memory(folder: Path, model: Model, device: torch.device, dtype: torch.dtype) -> None:
+    """Raises InputError if the weights alone do not fit into the free memory of `device` (cpu or cuda)."""
+    half, need = dtype.itemsize == 2, 0.0
+    for part in STEMS:
+        stored = sum(f.stat().st_size for f in files(folder, part, half) if f.is_file())
+        if part == "text_encoder":  # always runs on the CPU
+            stored *= device.type == "cpu"
+        exact = part in ("text_encoder", "vae")  # float32 whatever is asked for
+        need += stored * (4 if exact else dtype.itemsize) / (2 if variant(folder, part, half) else 4)
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    elif device.type == "cpu":
+        import psutil
+
+        free = psutil.virtual_memory().available
+    else:
+        return
+    if need > free:
+        raise InputError(
+            f"the weights of {model.name} take {need / 1e9:.1f} GB as {str(dtype).removeprefix('torch.')}, and {device} has "
+            f"{free / 1e9:.1f} GB free: take half precision (--dtype float16), --offload, another --device, or 'tiny'"
+        )
 
 
 def out_of_memory(error: BaseException) -> bool:
