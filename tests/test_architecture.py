@@ -123,7 +123,7 @@ LONG = "x = 1\n"
         ({f"m{n}": "" for n in range(16)}, []),
         ({f"m{n}": "" for n in range(19)}, ["19 files"]),
         ({f"m{n}": LONG * 241 for n in range(10)}, ["2410 lines"]),
-        ({"io/video": LONG * 2000, "a": LONG * 250}, []),
+        ({f"io/m{n}": LONG * 250 for n in range(20)} | {"a": LONG * 250}, []),
         ({"a": LONG * 251}, ["a.py: 251 lines"]),
         ({"a": "def f():\n" + "    x = 1\n" * 39}, []),
         ({"a": "def f():\n" + "    x = 1\n" * 40}, ["a.py:1 f: 41 lines"]),
