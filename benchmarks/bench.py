@@ -81,8 +81,8 @@ def counted(num_masks: int = 20) -> None:
     rows = {
         "the paper's schedule": (2 * calls * whole, (1 + 2 * num_masks) * decode + encode),
         "the same without guidance": (calls * whole, (1 + 2 * num_masks) * decode + encode),
-        "default, mask by mask": (2 * whole + signs * num_masks * replayed, 2 * num_masks * decode + 2 * encode),
-        f"default, {colours:.1f} colours": (2 * whole + signs * colours * replayed, 2 * colours * decode + 2 * encode),
+        "default, mask by mask": (2 * whole + signs * num_masks * replayed, (1 + num_masks) * decode + 2 * encode),
+        f"default, {colours:.1f} colours": (2 * whole + signs * colours * replayed, (1 + colours) * decode + 2 * encode),
     }
     base = rows["the paper's schedule"]
     print(
@@ -95,10 +95,11 @@ def counted(num_masks: int = 20) -> None:
 
 
 class Meter:
-    """Tera-operations of the network, images decoded, and the peak of the process' memory in GB, while it is entered."""
+    """Tera-operations of the network, images that an autoencoder would decode, and the peak of the process' memory in GB, while
+    it is entered."""
 
     def __init__(self, backbone: Backbone):
-        self.backbone, self.operations, self.decodes, self.gigabytes = backbone, 0.0, 0, 0.0
+        self.backbone, self.operations, self.decodes, self.gigabytes, self.known = backbone, 0.0, 0, 0.0, set()
 
     @contextmanager
     def running(self) -> Iterator["Meter"]:
@@ -112,9 +113,11 @@ class Meter:
             self.operations += counter.get_total_flops() / 1e12
             return output
 
-        def counted_decode(a, b):
-            self.decodes += 2 * len(a)
-            return decode(a, b)
+        def counted_decode(a, b, known=None):
+            before = len(self.known)
+            self.known |= set() if known is None else {latent.numpy().tobytes() for latent in b}
+            self.decodes += len(a) + (len(b) if known is None else len(self.known) - before)
+            return decode(a, b, known)
 
         def watch():
             while not stop.wait(0.05):

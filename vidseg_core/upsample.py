@@ -18,6 +18,7 @@ from vidseg_core.context import Votes
 from vidseg_core.edges import Guide
 from vidseg_core.features import working_images
 from vidseg_core.models.backbone import Backbone
+from vidseg_core.models.codec import Known
 from vidseg_core.modulation import Group, NoisyWindow, Prediction, owners, predict_masks
 from vidseg_core.settings import Settings, UpsampleSettings
 
@@ -46,6 +47,7 @@ def upsample(
     latents = backbone.encode(images, settings.seed if s.strategy == "reference" else None)
     noise = backbone.noise(latents, settings.seed, settings.features.noise == "shared").expand_as(latents)
     window = NoisyWindow(latents, noise, backbone.condition(images, settings.condition, settings.seed))
+    plain = [] if s.strategy == "direct" and s.difference == "one-sided" else None  # decoded once for all masks of a frame
     if s.strategy == "direct":
         predictions = predict_masks(backbone, window, cells, s)
     else:
@@ -56,7 +58,7 @@ def upsample(
             scores = paper.score(backbone, prediction, size)
         else:
             owner_of = fine_owners(prediction.group, votes)
-            scores = score(backbone, prediction, votes, owner_of, s)
+            scores = score(backbone, prediction, votes, owner_of, s, plain)
         for frame, owner, map_ in zip(frames_of.tolist(), owner_of, scores, strict=True):
             claim(labels[frame], best[frame], owner, guide.follow(frame, map_) if guide else map_)
     return labels
@@ -97,10 +99,12 @@ def fine_owners(group: Group, votes: Votes) -> Integer[Tensor, "n h w"]:
 
 
 def score(
-    backbone: Backbone, prediction: Prediction, votes: Votes, owner: Integer[Tensor, "n h w"], settings: UpsampleSettings
-) -> Float[Tensor, "n y x"]:
-    """Scores at the working size, of the Euclidean RGB distance between the two decoded predictions."""
-    difference = backbone.decode_difference(prediction.plus, prediction.minus)
+    backbone: Backbone, prediction: Prediction, votes: Votes, owner: Integer[Tensor, "n h w"], settings: UpsampleSettings,
+    known: Known | None = None,
+) -> Float[Tensor, "n y x"]:  # fmt: skip
+    """Scores at the working size, of the Euclidean RGB distance between the two decoded predictions. `known`: see
+    `Backbone.decode_difference`."""
+    difference = backbone.decode_difference(prediction.plus, prediction.minus, known)
     finite(difference, "the responses of this window", backbone.unet.dtype)
     column = torch.searchsorted(votes.numbers, owner.long())
     shares = votes.shares[prediction.group.frames].gather(-1, column[..., None])[..., 0]

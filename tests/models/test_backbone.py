@@ -174,6 +174,14 @@ def test_stable_diffusion_goes_through_the_same_door(sd):
     assert (difference - (sd.decode(latents) - sd.decode(latents * 0.5))).abs().max() < 1e-5
 
 
+def test_what_comes_again_is_decoded_once(sd, monkeypatch):
+    a, b, known, decode = torch.randn(4, 4, 8, 8), torch.randn(2, 4, 8, 8), [], sd.codec.vae.decode
+    once, decoded = sd.decode_difference(a, b[[0, 0, 1, 0]]), []
+    monkeypatch.setattr(sd.codec.vae, "decode", lambda z, **how: decoded.append(z) or decode(z, **how))
+    assert sd.decode_difference(a[:3], b[[0, 0, 1]], known).equal(once[:3]) and len(decoded) == 3 + 2
+    assert sd.decode_difference(a[3:], b[[0]], known).equal(once[3:]) and len(decoded) == 5 + 1 and len(known) == 2
+
+
 def test_stable_diffusions_estimate_is_the_schedulers(sd):
     """Whatever the network predicts: pred_original_sample at the paper's step 22, from the model's own scheduler file."""
     scheduler = EulerDiscreteScheduler.from_config(sd.scheduler, timestep_spacing="trailing")

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from vidseg_core.common import InputError
 from vidseg_core.models import hooks
-from vidseg_core.models.codec import Codec
+from vidseg_core.models.codec import Codec, Known
 from vidseg_core.models.elsewhere import Recipe
 from vidseg_core.models.memory import Pieces
 from vidseg_core.models.registry import Model
@@ -94,9 +94,11 @@ class Backbone:
         return self.codec.decode(latents).float()
 
     @torch.inference_mode()
-    def decode_difference(self, a: Float[Tensor, "f c h w"], b: Float[Tensor, "f c h w"]) -> Float[Tensor, "f 3 H W"]:
-        """decode(a) - decode(b), in float32."""
-        return self.codec.decode_difference(a, b).float()
+    def decode_difference(
+        self, a: Float[Tensor, "f c h w"], b: Float[Tensor, "f c h w"], known: Known | None = None
+    ) -> Float[Tensor, "f 3 H W"]:
+        """decode(a) - decode(b), in float32; `known` keeps what `b` was decoded to (see `Codec.decode_difference`)."""
+        return self.codec.decode_difference(a, b, known).float()
 
     def noise(self, like: Float[Tensor, "f c h w"], seed: int, shared: bool) -> Float[Tensor, "_ c h w"]:
         """Unit Gaussian noise, the same on every device: one image for all frames (`shared`) or one for each."""

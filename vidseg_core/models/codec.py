@@ -19,6 +19,9 @@ from torch.nn import functional as F
 # BT.601 full range, as JPEG uses it: rows are Y, Cb, Cr.
 RGB_TO_YCBCR = torch.tensor([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
 
+Known = list[tuple[Float[Tensor, "_ _ _"], Float[Tensor, "3 _ _"]]]
+"""Latents [c, h, w] and the images [3, H, W] that they were decoded to."""
+
 
 @runtime_checkable
 class Codec(Protocol):
@@ -40,8 +43,11 @@ class Codec(Protocol):
         """Latents to RGB, nominally in [-1, 1], not clipped."""
         ...
 
-    def decode_difference(self, a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
-        """decode(a) - decode(b), in float; a linear codec may decode the difference instead."""
+    def decode_difference(
+        self, a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"], known: Known | None = None
+    ) -> Float[Tensor, "n 3 H W"]:
+        """decode(a) - decode(b), in float; a linear codec may decode the difference instead. `known` holds what was decoded of
+        `b` in earlier calls, and is added to: give the same list where latents of `b` come again and again."""
         ...
 
 
@@ -96,7 +102,9 @@ class BlockDCT:
         """See `Codec.decode`."""
         return F.conv_transpose2d(latents.to(self.mean) * self.std + self.mean, self.synthesis, stride=self.factor)
 
-    def decode_difference(self, a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
+    def decode_difference(
+        self, a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"], known: Known | None = None
+    ) -> Float[Tensor, "n 3 H W"]:
         """See `Codec.decode_difference`. Linear: one decode, and the mean cancels."""
         return F.conv_transpose2d((a - b).to(self.std) * self.std, self.synthesis, stride=self.factor)
 
@@ -129,6 +137,15 @@ class AutoencoderCodec:
         latents = latents.to(self.device, self.vae.dtype) / self.scale
         return torch.cat([self.vae.decode(z[None], **self.options).sample for z in latents])
 
-    def decode_difference(self, a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
+    def decode_difference(
+        self, a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"], known: Known | None = None
+    ) -> Float[Tensor, "n 3 H W"]:
         """See `Codec.decode_difference`."""
-        return self.decode(a).float() - self.decode(b).float()
+        known, images = [] if known is None else known, []
+        for latent in b:
+            image = next((image for z, image in known if z.equal(latent)), None)
+            if image is None:
+                image = self.decode(latent[None])[0]
+                known.append((latent, image))
+            images.append(image)
+        return self.decode(a).float() - torch.stack(images).float()
