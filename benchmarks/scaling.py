@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 from vidseg_core import Settings, VidSeg, load_backbone, open_clip, sample_clip
-from vidseg_core.cluster.door import HERE, Workers, open_executor
+from vidseg_core.cluster.door import HERE, Workers, local_cluster, open_executor
 from vidseg_core.io.files import UnfinishedFolder
 from vidseg_core.io.job import Job
 from vidseg_core.io.masks import MaskFolder, write_masks
@@ -152,16 +152,13 @@ def probe(clip: Path, settings: Settings, folder: Path) -> dict[str, float]:
 
 def measure(frames: int, settings: Settings) -> tuple[Costs, dict[tuple[str, int], float]]:
     """The costs, and seconds of one clip and of the short ones by ("one clip" or "short clips", workers)."""
-    from distributed import LocalCluster
-
     found, costs = {}, []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         clip, short = write_clip(folder / "clip", frames), write_clip(folder / "short", max(1, frames // CLIPS))
         parts = probe(clip, settings, folder)
         for count in MEASURED:
-            how = {"n_workers": count, "threads_per_worker": 1, "dashboard_address": "localhost:0"}
-            with LocalCluster(**how) as cluster, open_executor(Workers(scheduler=cluster.scheduler_address)) as executor:
+            with local_cluster(count) as cluster, open_executor(Workers(scheduler=cluster.scheduler_address)) as executor:
                 workers = Workers(scheduler=cluster.scheduler_address)
                 spread(executor, short, folder, settings, 2 * count)  # each worker has imported and loaded all
                 segment(short, folder / "out", settings, workers)

@@ -5,6 +5,7 @@ import sys
 import time
 from concurrent.futures import Future
 
+import dask
 import distributed
 import psutil
 import pytest
@@ -128,6 +129,13 @@ def test_a_worker_ends_with_the_process_that_it_works_for():
     if not gone:
         worker.kill()
     assert gone
+
+
+def test_local_workers_do_nothing_but_their_tasks():
+    """Dask's profile of what they compute costs more than it tells."""
+    with open_executor(Workers(1)) as executor:
+        assert executor.submit(dask.config.get, "distributed.worker.profile.enabled").result() is False
+    assert dask.config.get("distributed.worker.profile.enabled"), "others' clusters are left alone"
 
 
 def test_one_worker_a_gpu():

@@ -15,7 +15,7 @@ from vidseg_core.cluster.versions import Versions, check_versions, versions_here
 from vidseg_core.common import InputError
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, LocalCluster
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Workers:
 HERE = Workers()
 DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 """What a local worker does first: Ctrl-C reaches it too, but is for the process that ends it."""
+CALM = {"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "1s"}
+"""Dask looks at its stacks and its event loop up to a hundred times a second, which costs a twentieth of each core."""
 
 
 class ClusterExecutor(Executor):
@@ -70,14 +72,13 @@ def open_executor(workers: Workers) -> Iterator[ClusterExecutor]:
     Raises InputError if the cluster can't be reached or computes with other versions and, out of the block, if a task's workers
     keep dying or the cluster is lost.
     """
-    from distributed import Client, LocalCluster
+    from distributed import Client
     from distributed.comm import CommClosedError
     from distributed.scheduler import KilledWorker
 
     logging.getLogger("distributed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", "Sending large graph")  # frames travel with their task; clips on disk do not
-    how = {"threads_per_worker": 1, "dashboard_address": "localhost:0", "silence_logs": logging.ERROR, "preload": [DEAF]}
-    cluster = workers.scheduler or LocalCluster(n_workers=workers.count, **how)
+    cluster = workers.scheduler or local_cluster(workers.count)
     try:
         client = Client(cluster, timeout="30s")
     except (OSError, ValueError) as error:  # nobody is there, or it is no address
@@ -97,6 +98,16 @@ def open_executor(workers: Workers) -> Iterator[ClusterExecutor]:
         _quietly(client.close)
         if not workers.scheduler:
             _quietly(cluster.close)
+
+
+def local_cluster(count: int) -> "LocalCluster":
+    """So many workers of one thread each on this machine."""
+    import dask
+    from distributed import LocalCluster
+
+    how = {"threads_per_worker": 1, "dashboard_address": "localhost:0", "silence_logs": logging.ERROR, "preload": [DEAF]}
+    with dask.config.set(CALM):
+        return LocalCluster(n_workers=count, **how)
 
 
 def pick_device(worker: Any, count: int) -> int | None:
