@@ -22,7 +22,9 @@ def test_a_benchmark_finds_what_it_imports(name):
     assert importlib.import_module(name).__doc__
 
 
-@pytest.mark.parametrize("name", ["sd21-base", pytest.param("svd", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "name", [pytest.param("sd21-base", marks=pytest.mark.slow), pytest.param("svd", marks=pytest.mark.long)]
+)
 def test_memory_is_counted_at_full_size(name):
     """Two frames of 128x128: less than for the registry's figures, and weights as many as the registry says."""
     gb = full_size_memory.measure(name, 2, (128, 128))

@@ -76,7 +76,7 @@ def test_a_first_mask_says_what_there_is(backbone, late):
     assert windows[-1].scene.context.count == windows[0].scene.context.count and windows[-1].scene.strangers is None
 
 
-@pytest.mark.parametrize("length", [140, pytest.param(2000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("length", [42, pytest.param(140, marks=pytest.mark.slow), pytest.param(2000, marks=pytest.mark.long)])
 def test_an_unchanged_scene_gets_none(backbone, length):
     """Of a camera that stands and sees its own noise alone; and of frames that are equal to the bit."""
     still = sample_clip("cup").frames[:1, ::2, ::2]

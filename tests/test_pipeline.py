@@ -75,12 +75,14 @@ def test_real_clips_against_hand_drawn_masks(scored):
     assert scores["pixels"] > BOUNDS[name][0], scores
 
 
+@pytest.mark.slow
 def test_pixels_are_not_below_cells_nor_bilinear(scored):
     _, scores, _ = scored
     assert scores["pixels"] >= scores["coarse"], scores
     assert scores["pixels"] >= scores["bilinear"] - 0.003, scores  # level on one clip, ahead on the other
 
 
+@pytest.mark.slow
 def test_pixels_are_stable_in_time(scored):
     """Share of pixels that change label from frame to frame; a hand that moves changes some: measured 0.012 and 0.005."""
     assert flicker(scored[2]) < 0.02

@@ -65,6 +65,7 @@ def test_without_a_mask_there_are_segments(name, backbone, clip):
     assert 3 <= len(np.unique(labels)) <= 5
 
 
+@pytest.mark.slow
 def test_the_context_method_is_vidseg_without_its_last_stage(backbone, clip):
     result = VidSeg(backbone, QUICK)(clip.frames, first_mask=clip.labels[0], keep=())
     windows = list(method("bilinear", backbone).stream(clip.frames, clip.labels[0]))
