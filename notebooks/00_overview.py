@@ -38,29 +38,24 @@ FAST = os.environ.get("VIDSEG_FAST") == "1"  # fewer frames, for automatic tests
 # %%
 cup = vs.sample_clip("cup")
 frames = cup.frames[: 28 : 12 if FAST else 1]
-some = np.linspace(0, len(frames) - 1, 4).astype(int)
-show_frames({f"frame {n}": frames[n] for n in some})
-
-# %% [markdown]
-# The clip: a hand tilts a dark cup in front of a white wall. By the end of this page you will have segmented it, seen what each of the method's four
-# stages does to a frame, changed the number of segments, and given them names.
-
-# %% [markdown]
-# ## One run
-#
-# How much code does it take? A model, a setting and a call. Without any help the method finds *segments*, not classes: it can tell the cup from the
-# hand, but it does not know what they are called.
-
-# %%
 backbone = vs.load_backbone("tiny")
 settings = vs.Settings(context=vs.ContextSettings(num_segments=8))
 vidseg = vs.VidSeg(backbone, settings)
 result = vidseg(frames)
 
-show_frames({f"frame {n}": blend(frames[n], result.labels[n]) for n in some})
+last = len(frames) - 1
+found = {n: blend(frames[n], result.labels[n]) for n in (0, last)}
+before = {"frame 0": frames[0], "its segments": found[0]}
+show_frames(before | {f"frame {last}": frames[-1], "the same": found[last]})
 
 # %% [markdown]
-# Every colour is a segment, and the same segment keeps its colour through the clip. Notice the strips of wall along the cup and the hand: they are segments of
+# ## One run
+#
+# A hand tilts a dark cup in front of a white wall. A model, a setting and a call find *segments*, not classes: they tell the cup from the
+# hand, but not what they are called. Every colour is a segment, and the same segment keeps its colour through the clip.
+
+# %% [markdown]
+# Notice the strips of wall along the cup and the hand: they are segments of
 # their own. The features of the embedded model are blurred over two or three cells. That is its most visible weakness.
 
 # %% [markdown]
@@ -81,13 +76,13 @@ print(queries.shape, "rows, columns, channels")
 show_frames({"frame": frames[n], "queries": pca_image(queries[None])[0]})
 
 # %% [markdown]
-# Equal colours mean similar vectors. Notice that the cup is one colour although its surface has highlights and shadows. `01_features` builds this picture step by step.
+# Equal colours mean similar vectors. Notice that the cup is one colour although its surface has highlights and shadows. [Chapter 1](01_features.ipynb) builds this picture step by step.
 
 # %% [markdown]
 # ## Stage 2: the scene context model
 #
-# Which cells belong together, and how do they keep their label? K-means clusters the cells of the first window of 14 frames. They are remembered with their labels: the *scene context*.
-# From then on, each cell asks its four nearest memories, and they vote. After each window, the memory is updated.
+# Which cells belong together, and how do they keep their label? K-means clusters the cells of the first window of 14 frames. Some of them are remembered with their labels: the *scene context*.
+# Then each cell of each window asks its four nearest memories, and they vote. After each window, the memory is updated.
 
 
 # %%
@@ -98,13 +93,13 @@ def over(labels):
 show_frames({"frame": frames[n], "coarse labels": over(result.coarse[n])})
 
 # %% [markdown]
-# A label per cell. K-means made 20 clusters, and the most similar ones were merged until 8 segments were left. Notice the ragged outlines and single stray cells. `02_context_model` builds the memory and the vote.
+# A label per cell. K-means made 20 clusters, and the most similar ones were merged until 8 segments were left. Notice the ragged outlines and single stray cells. [Chapter 2](02_context_model.ipynb) builds the memory and the vote.
 
 # %% [markdown]
 # ## Stage 3: correspondences
 #
 # Can the frames before and after help? In each of them, the cell that looks most like this one adds its votes; the more similar, the more they count. (In the paper, the cells along a
-# *track* vote. `03_correspondence` compares the two.) On the right: the share of votes that the winner got.
+# *track* vote. [Chapter 3](03_correspondence.ipynb) compares the two.) On the right: the share of votes that the winner got.
 
 # %%
 refined = over(result.refined[n])
@@ -114,13 +109,13 @@ show_frames(
 )
 
 # %% [markdown]
-# Notice two things. Stray cells are gone. And the votes are divided exactly where the label is in doubt: along the outlines.
+# Notice two things. Most stray cells are gone. And the votes are divided where the label is in doubt: along the outlines.
 
 # %% [markdown]
 # ## Stage 4: masked modulation
 #
-# How do cells become pixels? Add a constant to the output of an attention layer, in the cells of one segment only, and let the UNet predict again. Where the
-# prediction changes most is the segment, at a finer resolution. Each pixel goes to the segment with the strongest response, weighed by the votes.
+# How do cells become pixels? Add a constant to the output of an attention layer, in the cells of one segment only, and let the UNet predict again. The pixels that
+# change most belong to the segment: a finer resolution. Each pixel goes to the segment with the strongest response, weighed by the votes.
 
 # %%
 pixels = blend(frames[n], result.labels[n])
@@ -130,7 +125,7 @@ show_frames({"cells": refined, "pixels": pixels})
 print({k: f"{seconds:.1f} s" for k, seconds in result.timings.items()})
 
 # %% [markdown]
-# The outlines are smoother, and mostly closer to the objects. This stage also takes most of the time, because part of the network runs again for the segments. `04_upsampling` builds it.
+# The outlines are smoother, and mostly closer to the objects. This stage also takes longest, because part of the network runs again for the segments. [Chapter 4](04_upsampling.ipynb) builds it.
 
 # %% tags=["test"]
 h, w = result.refined.shape[1:]
@@ -151,7 +146,7 @@ video
 # %% [markdown]
 # ## How many segments?
 #
-# There is no right number. The clusters merge in a fixed order, so going from 8 to 7 joins two segments and leaves all others, and their colours, as they are.
+# There is no right number. Without one, the default `"auto"` stops merging where its cost jumps (chapter 2). The clusters merge in a fixed order, so going from 8 to 7 joins two segments and leaves all others, and their colours, as they are.
 
 # %%
 maps = {f"{k} segments": result.at(k)[1][n] for k in (2, 4, 8)}
@@ -177,17 +172,16 @@ _ = explorer.set(num_segments=8, frame=0)
 # ## Names
 #
 # Can it say what is what? Yes, if somebody says it once. A mask of the *first* frame says which class each of its cells has, and the memory carries these classes
-# through the clip. This is how the paper evaluates, too; only there, clusters and not cells take the mask's classes.
+# through the clip. This is how the paper evaluates, too; but it gives the mask's classes to clusters, not to cells.
 
 # %%
 mask, names = cup.masks[0], cup.names
 named = vs.VidSeg(backbone)(frames, first_mask=mask, names=names, keep=())
-last = len(frames) - 1
 told, found = blend(frames[0], mask), blend(frames[-1], named.labels[-1])
 show_frames({"the mask of frame 0": told, f"frame {last}": found})
 
 # %% [markdown]
-# Notice that cup and arm keep their colours although both have moved. Notice too what is lost: fingers, and the rim of the cup. How good is it? The usual measure is *intersection
+# Notice that cup and arm keep their colours although both have moved. Little is lost: a sliver of the knuckles. How good is it? The usual measure is *intersection
 # over union* (IoU): of all pixels that are cup in the true mask or in ours, the share that is cup in both.
 
 # %%
@@ -214,4 +208,4 @@ assert min(class_iou(counts)) > 0.4
 # 2. `from vidseg_core.evaluation.metrics import flicker`. Compare `flicker(result.coarse)` with `flicker(result.refined)`. Which should be lower?
 # 3. Segment a clip of your own: `frames = vs.read_frames("my.mp4", stop=48)`.
 #
-# Solutions are in `solutions`.
+# Answers: [Solutions](solutions.ipynb).

@@ -52,6 +52,7 @@ show_frames({f"frame {n}": cup.frames[n] for n in numbers})
 
 # %%
 backbone = vs.load_backbone(MODEL)
+settings = vs.Settings().resolve(backbone.model)  # what suits this model
 images = torch.from_numpy(frames).permute(0, 3, 1, 2) / 127.5 - 1  # -1 to 1
 latents = backbone.codec.encode(images)
 print(tuple(images.shape), "->", tuple(latents.shape))
@@ -62,15 +63,14 @@ show_frames(grey, cmap="gray")
 # Notice the roles: channel 0 is brightness, 1 and 2 respond to edges, 6 and 9 are blue and red.
 
 # %% tags=["test"]
-settings = vs.Settings().resolve(backbone.model)
 assert torch.equal(images, working_images(backbone, frames, settings))
 assert torch.equal(latents, backbone.encode(images))
 
 # %% [markdown]
 # ## Add noise
 #
-# How much? Training used 1,000 noise levels, numbered by a *timestep* $t$. $\bar\alpha_t$ is the share of the picture that is left (Ho et al. 2020). Relative to the picture, the noise then has the deviation
-# $\sigma_t = \sqrt{(1-\bar\alpha_t)/\bar\alpha_t}$ (Karras et al. 2022, table 1).
+# How much? Training used 1,000 noise levels, numbered by a *timestep* $t$. $ᾱ_t$ is the picture's share of the variance (Ho et al. 2020). Relative to the picture, the noise then has the deviation
+# $\sigma_t = \sqrt{(1-ᾱ_t)/ᾱ_t}$ (Karras et al. 2022, table 1).
 
 # %%
 config = backbone.scheduler
@@ -141,7 +141,7 @@ show_frames(shown | {"noise removed": picture(clean)})
 assert torch.equal(clean, backbone.denoise(add_noise(latents, T), T))
 
 # %% [markdown]
-# We do not need that picture. We want what the layer computed on the way: 1,200 vectors a frame, with 96 numbers each.
+# But we want what the layer computed on the way: 1,200 vectors a frame, with 96 numbers each.
 #
 # ## From a list to a map
 #
@@ -184,7 +184,7 @@ assert np.allclose(colours, pca_image(match.numpy()), atol=1e-4)  # rounding
 # %% [markdown]
 # ## Your own explorer
 #
-# How do noise level and layer change the picture? First the pass above, as a function of both. Layers differ in the size of their cells.
+# How do noise level and layer change the picture? First the pass above, as a function of both.
 
 
 # %%
@@ -200,37 +200,37 @@ def read(block, t, latents):
 
 
 # %% [markdown]
-# Now a `draw` function. It takes the values of the controls and returns a figure and a dictionary of whatever you want to look at later. `Explorer` does the rest: it draws again when a control moves.
-
+# Now a `draw` function: values of controls in, a figure and a dictionary of whatever you want to look at later out. `Explorer` draws again when a control moves.
 
 # %%
+usual = colours  # the picture above lends its colours
+
+
 def draw(t, block, frame):
-    one = latents[frame : frame + 1]
-    raw, clean = read(block, t, one)
+    here = slice(frame, frame + 1)
+    raw, clean = read(block, t, latents[here])
     found = F.normalize(raw, dim=-1)
-    usual = F.normalize(read(BLOCK, 20, one)[0], dim=-1)
-    same = pca_image(usual.numpy())  # lends its colours
-    shown = {"what the UNet gets": picture(add_noise(one, t))}
+    shown = {"what the UNet gets": picture(add_noise(latents[here], t))}
     shown["what it makes of it"] = picture(clean)
-    shown["queries"] = pca_image(found.numpy(), like=same)[0]
+    shown["queries"] = pca_image(found.numpy(), like=usual[here])[0]
     return show_frames(shown), {"queries": found[0]}
 
 
 # %%
 noise_explorer = Explorer(
     draw,
-    t=levels("noise level t", 20, (1, 20, 50, 100, 200, 400, 600, 800)),
+    t=levels("noise level t", 20, (1, 20, 50, 100, 200, 400, 800)),
     block=choice("block", BLOCK, explore.attention_blocks(backbone)),
     frame=slider("frame", 0, 0, len(frames) - 1),
 )
 noise_explorer
 
 # %% [markdown]
-# Drag the noise level. Notice that the queries hardly change up to t = 100. At t = 800 they describe what the network imagines, no longer this frame. So we read at low noise: the paper at t = 39, the embedded model at
+# Drag the noise level. Notice that the queries change little up to t = 100. At t = 800 the hand is lost: they describe what the network imagines. So we read at low noise: the paper at t = 39, the embedded model at
 # t = 20.
 
 # %% [markdown]
-# Then change the block. `mid_block` has cells of 16 x 16 pixels, and sees broad regions. The `down_blocks` run before the network has seen the whole picture. They follow light and texture.
+# Then change the block. Most have cells of 16 x 16 pixels, too large for fingers. `down_blocks.1` has the sharpest outlines; it runs before the network has seen the whole picture.
 
 # %% tags=["test"]
 assert torch.equal(read(BLOCK, T, latents)[0], queries)
@@ -261,7 +261,7 @@ similar = explore.explore_similarity(backbone, frames, numbers)
 similar.set(row=row, column=column)
 
 # %% [markdown]
-# Notice that the cross stays on the *same part* of the cup. Things to click: the wall (all of it is similar); the wall *close to the cup* (a ring lights up: these vectors know what is two cells away, which will cost us segments later); a fingertip.
+# Notice that the cross stays on the cup, mostly on the *same part*; in frame 24 on the lid. Things to click: the wall (far from the objects all is similar); the wall *beside the cup* (the strip along it lights up: a vector also describes what is two cells away; this makes extra segments along outlines); a fingertip.
 
 # %% tags=["test"]
 assert np.allclose(similar.shown["similarity"], similarity, atol=1e-5)
@@ -287,7 +287,7 @@ position = settings.features.position * position.expand(
 )
 tokens = F.normalize(torch.cat(pair, -1), dim=-1)
 context = torch.cat([tokens, position], -1)
-colours = pca_image(context.numpy())
+colours = pca_image(context.numpy(), like=usual)
 show_frames({"frame": frames[0], "context features": colours[0]})
 
 # %% tags=["test"]
@@ -299,9 +299,12 @@ assert torch.equal(
 # The pipeline does exactly this, on frames that are enlarged 1.5 times first: then there are 44 x 60 cells, which follow outlines better.
 
 # %% [markdown]
+# Which choices are the paper's? Its code reads the queries after guided steps, with noise of its own for each frame. It takes the mean over blocks, divides by the largest entry, and adds no position. One pass and shared noise are defaults of this package. Only `tiny` has blocks side by side, length 1, position and enlarged frames ([all differences](../docs/differences.md)).
+
+# %% [markdown]
 # ## Which block, which noise level?
 #
-# Pictures are opinions, so let us measure. A second clip: a hand turns a box over a pale cloth. The cells of frame 0 get their true class. Each cell of the later frames takes the class of its four nearest neighbours among them.
+# Let us measure, on a second clip: a hand turns a box over a pale cloth. The cells of frame 0 get their true class. Each cell of the later frames takes the class of its four nearest neighbours among them.
 
 # %%
 box = vs.sample_clip("box")
@@ -316,17 +319,17 @@ columns = [f"t = {t}" for t in LEVELS]
 show_table(scores.mean(-1), blocks, columns, "mean IoU over the classes")
 
 # %% [markdown]
-# The score is the intersection over union (1 is perfect), and the best of each column has a frame. Notice that the blocks whose cells are 8 pixels wide win (`down_blocks.1`, `up_blocks.1`): thin fingers are lost in large cells.
+# The score is the intersection over union (1 is perfect); a box marks the best of each column. Notice that the blocks whose cells are 8 pixels wide win (`down_blocks.1`, `up_blocks.1`): thin fingers are lost in large cells.
 
 # %% [markdown]
-# With little noise, the encoder's block is about as good. As noise rises it falls behind, while the decoder's blocks hold out: they run after the network has seen the whole picture. Therefore VidSeg reads the decoder.
+# At t = 20, which we use, the encoder's block is as good. As noise rises it falls behind, while the decoder's blocks hold out: they run after the network has seen the whole picture. VidSeg reads the decoder.
 
 # %%
 title = "IoU of each class at t = 20"
 show_table(scores[:, 0], blocks, list(box.names.values()), title)
 
 # %% [markdown]
-# The hand is hard for every block. That is why we take the mean over *classes*: in a mean over pixels nobody would notice.
+# The hand is hard for every block. That is why we take the mean over *classes*: in a mean over pixels nobody would notice. (Stage 3 compares `attentions.0` although `attentions.1` names the hand better: it finds the true motion more often, as `vidseg_core/models/registry.py` notes.)
 
 # %% tags=["test"]
 mean = dict(zip(blocks, scores.mean(-1), strict=True))
@@ -338,7 +341,7 @@ assert max(mean, key=lambda b: mean[b][-1]) in ours, "noise is not borne best"
 # %% [markdown]
 # ## With Stable Diffusion
 #
-# Set `MODEL = "sd21-base"` in the first cell, on a machine with a GPU of 12 GB: it is the model behind the paper's Stable Diffusion scores. Its cells and latents have other sizes, so the numbers 30 and 40 above, and the tests, are for `tiny` alone.
+# Set `MODEL = "sd21-base"` in the first cell, on a machine with a GPU of 12 GB. Its cells and latents have other sizes, so the numbers 30 and 40 above, and the tests, are for `tiny` alone.
 
 # %% [markdown]
 # ## Summary
@@ -354,4 +357,4 @@ assert max(mean, key=lambda b: mean[b][-1]) in ours, "noise is not borne best"
 # 3. Could the features be displaced by one cell? Think of a test.
 # 4. Make the table for the cup. Which block is best?
 #
-# Solutions are in `solutions`.
+# Answers: [Solutions](solutions.ipynb).

@@ -49,7 +49,7 @@ def run_memory(
 
 
 def quick(settings: ContextSettings) -> ContextSettings:
-    """For sliders that answer soon: one run of K-means, and a memory of 1,024 tokens (the pipeline's holds 4,096)."""
+    """For sliders that answer soon: one run of K-means, and a memory of 1,024 tokens (the pipeline's holds 6,144)."""
     return replace(settings, max_context=1024, num_segments=None, restarts=1)
 
 
