@@ -17,10 +17,9 @@
 
 # %% [markdown]
 # # 4 Masked modulation: from cells to pixels
-# After three stages every *cell* of 8 x 8 pixels has votes. But to denoise the frame
-# the model must know where *in* that square the petal ends. Stage 4 gets it out by a
-# trick: disturb the model inside one mask, and look which pixels change (paper,
-# section 3.4).
+# After three stages every *cell* of 8 x 8 pixels has votes. But the model, which
+# denoises pixels, must know where *in* a cell the petal ends. Stage 4 asks it: disturb
+# it inside one mask, and look which pixels change (paper, section 3.4).
 
 # %% tags=["hide-input"]
 import os
@@ -43,44 +42,43 @@ from vidseg_core.workbook.figures import compare, show_table
 from vidseg_core.workbook.maps import show_maps
 from vidseg_core.workbook.widgets import Explorer, choice, levels, share
 
-# %%
 clip = vs.generated_clip(5 if os.environ.get("VIDSEG_FAST") == "1" else 14)
 frame, truth, size = clip.frames[4], clip.labels[4], clip.frames.shape[1:3]
-compare(frame, {"the truth": truth}, clip.names)
-
-# %% [markdown]
-# Stages 1 to 3 run as before, with the mask of frame 0. We look at frame 4, whose
-# true classes stand above. **Question:** what is the best outline that cells of 8 x 8
-# pixels can have?
-
-# %%
 backbone = vs.load_backbone("tiny")
-one_scale = vs.FeatureSettings(scales=(1.0,))
+one_scale = vs.FeatureSettings(scales=(1.0,))  # cells of 8 x 8 pixels
 plain = vs.UpsampleSettings(difference="two-sided", separation=None)
 settings = vs.Settings(features=one_scale, upsample=plain)
+
+# %%
 vidseg = vs.VidSeg(backbone, settings)
 window = next(vidseg.cells(clip.frames, first_mask=clip.labels[0]))
-
 shares = window.votes[1][4]  # stage 3's votes on frame 4, [h, w, classes]
-cells = shares.argmax(-1)
-compare(frame, {"cells": cells, "the truth": truth}, clip.names)
+votes = Votes(torch.from_numpy(shares[None]), torch.arange(shares.shape[-1]))
+cells, pixels = shares.argmax(-1), vidseg.enlarge(frame[None], votes)[0]
+compare(frame, {"cells": cells, "pixels": pixels, "truth": truth}, clip.names)
 
 # %% [markdown]
-# (`plain` chooses the paper's two signs, mask by mask. The default takes short cuts,
-# which chapter `07_fast` explains.)
+# Stages 1 to 3 ran as before, with the mask of frame 0; the *pixels* are what we will
+# build. (`plain` in the first cell compares $+\lambda$ with $-\lambda$, as the paper
+# does, one mask at a time. The default takes [short cuts](07_fast.ipynb). The paper
+# runs three guided steps for each mask and sign.)
 
 # %% [markdown]
 # ## Two predictions
-# We noise the frame's latent lightly and let the UNet predict the clean one. On the
-# way we change the output of one attention layer in the decoder, whose grid is that
-# of our cells: $+\lambda$ in the cells of the mask, nothing elsewhere. Then the same
-# with $-\lambda$.
+# We noise the frame's latent and let the UNet predict the clean one. On the way we
+# change the output of one layer, a cross-attention to the empty prompt: $+\lambda$ in
+# the cells of the mask, nothing elsewhere. Then $-\lambda$. (The layer has our grid of
+# cells. By default stage 1 makes finer ones; their votes are averaged.)
 
 # %%
-own = vidseg.settings.upsample  # λ is own.strength
+own = vidseg.settings.upsample
+print(f"{own.block} at t = {own.timestep}, λ = {own.strength}")
 latent = backbone.encode(vidseg.images(frame[None]))
 noise = backbone.noise(latent, seed=0, shared=True)
 layer = backbone.unet.get_submodule(own.block)
+
+
+# %%
 
 
 def predict(shift, timestep=own.timestep):
@@ -113,7 +111,6 @@ both = {"prediction, +λ": picture(plus), "prediction, -λ": picture(minus)}
 show_maps({"the mask": mask.astype(float)} | both, size)
 
 # %% tags=["test"]
-votes = Votes(torch.from_numpy(shares[None]), torch.arange(shares.shape[-1]))
 noisy_window = NoisyWindow(latent, noise, None)
 found = list(predict_masks(backbone, noisy_window, votes.labels, own))
 assert len(found) == 1 and found[0].group.owners[2, 0, 0] == 2
@@ -140,13 +137,14 @@ def respond(mask, strength=own.strength, timestep=own.timestep):
 
 present = np.unique(cells).tolist()
 responses = {k: respond(cells == k) for k in present}
-show_maps({clip.names[k]: responses[k] for k in present}, size)
+peak = {k: f"up to {r.max():.2f}" for k, r in responses.items()}
+show_maps({f"{clip.names[k]}, {peak[k]}": responses[k] for k in present}, size)
 
 # %% [markdown]
-# No: it is round. The layers behind the modulated one work on finer grids, and they
-# decide what belongs together. (The small squares are those of the latent.) Notice
-# too that the mask of the rest makes the leaf respond as well: no mask can be judged
-# alone.
+# Less so: it is rounder, though the blossom still has the mask's tip and its corner at
+# the lower left. The layers behind the modulated one work on finer grids. (The small
+# squares are those of the latent.) Notice that the mask of the rest makes the leaf
+# respond as well: no mask can be judged alone.
 
 # %% tags=["test"]
 blossom = enlarge(mask, size)
@@ -156,8 +154,8 @@ for k in present:
 
 # %% [markdown]
 # ## One scale for all masks
-# A large mask responds more weakly at each pixel than a small one. So we blur a
-# little and divide by the mask's own *peak*: what one pixel in ten exceeds.
+# Each map above has its own scale: masks do not respond with equal strength. So we
+# blur a little and divide by the mask's own *peak*: what one pixel in ten exceeds.
 
 
 # %%
@@ -196,9 +194,9 @@ scores = {k: score(responses[k], shares[..., k]) for k in present}
 show_maps({clip.names[k]: scores[k] for k in present}, size, high=1)
 
 # %% [markdown]
-# There the `floor` leaves the decision to the votes: without a response two thirds of
-# the score remain. In the paper a pixel outside the mask counts 0.7 instead
-# (`damping`), however far away it is.
+# Where nothing responds, floor 2 keeps two thirds of the score, so the votes decide. In
+# the paper there is no floor, and a pixel outside the mask counts 0.7 (`damping`),
+# however far away it is. (Exercise 1 measures both.)
 
 # %% tags=["test"]
 stack = torch.from_numpy(np.stack([responses[k] for k in present]))
@@ -210,10 +208,10 @@ assert abs(package - np.stack([scores[k] for k in present])).max() < 1e-4
 
 # %% [markdown]
 # ## The frame's own edges
-# A response is blurred, yet the frame itself shows where colours change. In every
-# small square we fit the score by a linear function of red, green and blue, as a
-# *guided filter* does. First the squares' means and the covariance of their colours,
-# at half the resolution:
+# A response is blurred, yet the frame itself shows where colours change. **This step is
+# not in the paper.** In every small square we fit the score by a linear function of red,
+# green and blue, as a *guided filter* does. First the squares' means and the covariance
+# of their colours, at half the resolution:
 
 
 # %%
@@ -240,8 +238,8 @@ inverse = np.linalg.inv(spread.transpose(2, 3, 0, 1))
 
 # %% [markdown]
 # Then the fit. Its slope says how the score changes with colour *within* a square;
-# evaluated on the frame in full resolution it has the frame's edges. Half of the
-# score keeps its own shape, since an average takes pixels from what is thin.
+# evaluated on the frame in full resolution it has the frame's edges. We smooth only
+# half of the score: smoothing all of it would erase thin things.
 
 
 # %%
@@ -270,20 +268,18 @@ assert abs(scores[2] - edged[2]).max() > 0.05
 
 # %% [markdown]
 # ## The largest score takes the pixel
-# And that is all. Here are the labels, by how much the winner leads the second, and
-# the wrong pixels. **Question:** is the lead small where labels are wrong?
+# Here are the labels, by how much the winner leads the second, and the wrong pixels.
+# **Question:** is the lead small where labels are wrong?
 
 
 # %%
-def segment(shares):
+def segment(shares, edges=True):
     """All of stage 4: labels [H, W] and scores [n, H, W] of the votes."""
     cells = shares.argmax(-1)
     present = np.unique(cells)
-    found = []
-    for k in present:
-        response = respond(cells == k)
-        found.append(follow(score(response, shares[..., k])))
-    return present[np.argmax(found, 0)], np.stack(found)
+    found = [score(respond(cells == k), shares[..., k]) for k in present]
+    found = np.stack([follow(s) if edges else s for s in found])
+    return present[found.argmax(0)], found
 
 
 labels, found = segment(shares)
@@ -305,13 +301,10 @@ one_sided = upsample(backbone, frame[None], votes, default)[0].numpy()
 assert (one_sided == package).mean() > 0.995
 
 # %% [markdown]
-# Often: the lead is small along outlines. But where the *cells* were wrong by several
-# cells, the model's later layers believe the mask, and so does the score. No stage
-# after the second can put that right.
-
-# %% [markdown]
-# For small λ the prediction is linear in it, so that $+\lambda$ against *nothing* says
-# the same as against $-\lambda$, for half the price. That is the default.
+# Mostly: it is small along outlines. The black block at the blossom's lower left is a
+# wrong cell of the mask: the response follows it, and only better votes can correct
+# this. (For small λ the prediction is nearly linear in it: $+\lambda$ against *nothing*
+# says almost the same for half the price. That is the default.)
 
 # %% [markdown]
 # ## By hand
@@ -345,8 +338,9 @@ modulation = Explorer(
 modulation
 
 # %% [markdown]
-# - **λ = 0.1**: the response is 300 times weaker, and after the scaling the same.
-#   **λ = 300**: the predictions fall apart, and so does the response.
+# - **λ = 0.1**: the response, on a scale of its own, is noisier; score and labels hardly
+#   change. **λ = 300**: the predictions fall apart, and the response fills the mask's
+#   cells; the votes still keep the labels.
 # - **damping 0**: a label leaves its cells by about a cell at most; **1**: it goes
 #   anywhere, and far halos win pixels.
 
@@ -363,60 +357,71 @@ assert (free == truth).mean() < (labels == truth).mean()
 
 # %% [markdown]
 # ## Is it worth it?
-# Enlarging the votes bilinearly is cheap: no UNet at all. **Question:** where will
-# modulation differ from that? Click into the frame to look elsewhere; wrong pixels are
-# black.
+# Enlarging the votes bilinearly is cheap: no UNet at all. And it, too, can follow the
+# frame's edges. **Question:** which of the two, modulation or edges, will move borders
+# more? Wrong pixels are black.
+
 
 # %%
-maps = {"cells": enlarge(cells, size)}
-maps["bilinear"] = smooth(shares.transpose(2, 0, 1)).argmax(0)
-maps["modulation"] = labels
-borders = explore.explore_borders(frame, maps, truth)
+def ways(shares):
+    """Labels [H, W] of the votes, made in five ways."""
+    blurred = smooth(shares.transpose(2, 0, 1))
+    found = {"cells": enlarge(shares.argmax(-1), size)}
+    found["bilinear"] = blurred.argmax(0)
+    found["bilinear, edges"] = np.argmax([follow(s) for s in blurred], 0)
+    found["modulation"] = segment(shares, edges=False)[0]
+    found["both"] = segment(shares)[0]
+    return found
+
+
+maps = ways(shares)
+smoothed = {name: maps[name] for name in maps if name != "cells"}
+borders = explore.explore_borders(frame, smoothed, truth)
 borders
 
 # %% [markdown]
 # In numbers, near true borders: once with the votes of stage 3, once with *exact*
-# cells, the true class at each cell's centre.
+# cells, the true class at each cell's centre: about the best that squares can be.
 
 # %%
 exact = np.eye(shares.shape[-1])[at_centres(truth[None], cells.shape)[0]]
-exact = exact.astype(np.float32)
 near = explore.near_borders(truth, 8)
-table = []
-for votes_given in (shares, exact):
-    squares = enlarge(votes_given.argmax(-1), size)
-    blurred = smooth(votes_given.transpose(2, 0, 1)).argmax(0)
-    made = [squares, blurred, segment(votes_given)[0]]
-    table.append([100 * (m == truth)[near].mean() for m in made])
+table = [
+    [100 * (found == truth)[near].mean() for found in ways(given).values()]
+    for given in (shares, exact.astype(np.float32))
+]
 title = "% right within 8 pixels of a border"
 show_table(np.array(table), ["stage 3", "exact"], [*maps], title, "row")
 
 # %% [markdown]
-# Both ways are far better than squares, and modulation is ahead: it moves borders to
-# where the model and the frame see them. Exact cells are no better a start than real
-# votes: shares say how far a border lies inside its cell, labels do not. (This is one
-# frame; chapter `05_evaluation` measures more.)
+# All ways beat squares, even exact ones. **The frame's edges move the borders, hardly
+# modulation**: alone it is worth about as much as bilinear enlarging here, and both
+# together no more than edges alone. (On real clips it adds a little:
+# [chapter 5](05_evaluation.ipynb).) Real votes do better than exact cells: shares tell
+# where in a cell the border runs.
 
 # %% tags=["test"]
 table = np.array(table)
 assert (table[:, 1:] > table[:, :1] + 1).all()
-assert (table[:, 2] > table[:, 1] + 1).all()
-assert table[0, 2] > table[1, 2] - 1
+assert (table[:, 2::2] > table[:, 1:4:2] + 1).all(), "edges help both"
+assert abs(table[:, 3] - table[:, 1]).max() < 1.5
+assert (table[0, 1:] > table[1, 1:] - 1).all()
+assert (maps["both"] == labels).all()
 borders.click("frame", x=125, y=110)
 top, left, height, width = borders.shown["view"]
 assert top <= 110 < top + height and left <= 125 < left + width
 
 # %% [markdown]
 # ## Summary
-# - Add +λ and −λ to an attention output inside a mask: the pixels whose prediction
-#   changes are the mask, as the model's finer layers see it.
-# - Responses, scaled and weighed by the votes, follow the frame's edges; the largest
-#   takes the pixel.
-# - Errors below a cell are corrected; what the votes have lost stays lost.
+# - Add +λ, then −λ, inside a mask. The pixels that change show the mask at finer
+#   resolution.
+# - Responses are scaled and weighed by the votes; the largest score takes the pixel.
+# - Here scores also follow the frame's edges, which sharpens outlines most. What the
+#   votes have lost stays lost.
 
 # %% [markdown]
 # ## Exercises
-# Answers: `solutions`.
+# Answers: [Solutions](solutions.ipynb).
 # 1. The paper has `damping` 0.7, `floor` 0 and `peak` 1. What is each worth here?
 # 2. Which noise level gives the best borders: t = 20, 100 or 400?
 # 3. Compare `edges` 0, 0.5 and 2. Where must following the frame's edges fail?
