@@ -17,9 +17,9 @@
 
 # %% [markdown]
 # # 3 Correspondences: let frames vote
-# Stage 2 labels every cell on its own, so its mistakes flicker: a cell is
-# *blossom* in one frame and *leaf* in the next. Stage 3 finds the same spot in
-# the frames around and lets all of them vote (paper, section 3.3).
+# Stage 2 labels every cell on its own, so now and then one is *blossom* in one frame
+# and *leaf* in the next. Stage 3 finds the same spot in the frames around and lets all
+# of them vote (paper, section 3.3).
 
 # %% tags=["hide-input"]
 import os
@@ -44,10 +44,10 @@ size = clip.frames.shape[1:3]
 show_maps({f"frame {n}": clip.frames[n] for n in (0, 2, 4, 6)}, size)
 
 # %% [markdown]
-# A camera pans over a photograph; a leaf and a blossom move, and the blossom
-# passes in front of the leaf. The clip is generated, so we know the class and the
-# motion of every pixel. Stages 1 and 2 run as in the chapters before, with the mask
-# of frame 0. Stage 2 leaves *shares*: how many of a cell's votes each class got.
+# A camera pans over a photograph; a blossom passes in front of a leaf. The clip is
+# generated, so we know the class and the motion of every pixel. Stages 1 and 2 run as
+# before, with the mask of frame 0. Stage 2 leaves *shares*: how many of a cell's votes
+# each class got.
 
 # %%
 cells_8x8 = vs.FeatureSettings(scales=(1.0,))  # a cell is 8 x 8 pixels
@@ -62,9 +62,9 @@ right = (shares.argmax(-1) == truth).mean()
 print(f"{right:.1%} of the cells have their true class")
 
 # %% [markdown]
-# This clip is easy. To have something to repair, we let 15 % of the cells, drawn anew
-# in every frame, vote for a random class. **Question:** could you find the wrong cells
-# in the middle without the frames before and after?
+# To have something to repair, we let 15 % of the cells, drawn anew in every frame, vote
+# for a random class. **Question:** could you find the wrong cells in the middle without
+# the frames before and after?
 
 # %%
 rng = np.random.default_rng(0)
@@ -88,15 +88,15 @@ blossom = np.argwhere(truth[0] == 2).mean(0).round().astype(int)
 row, column = blossom.tolist()
 
 similarity = unit[1] @ unit[0, row, column]
-cosines = {"similarity in frame 1": similarity}
-pictures = {"frame 1": clip.frames[1]} | cosines
-show_maps(pictures, size, dict.fromkeys(pictures, (row, column)))
+pictures = {"frame 1": clip.frames[1], "similarity in frame 1": similarity}
+places = [(8 * row + 4, 8 * column + 4), (row, column)]  # a pixel, a cell
+show_maps(pictures, size, dict(zip(pictures, places, strict=True)))
 
 # %% [markdown]
-# All of them, the middle most. The circle is the place that the cell had in frame 0;
-# the blossom has moved on to the right. Leaf and bushes resemble it a little, and a
-# second blossom elsewhere would resemble it fully. Things do not jump, so we search
-# near the place only: among 5 x 5 cells.
+# Those in its middle, its rim no more than the leaf. The circle is the place that the
+# cell had in frame 0; the blossom has moved on to the right. A second blossom elsewhere
+# would resemble the cell as well. Things do not jump, so we search near the place only:
+# among 5 x 5 cells.
 
 
 # %%
@@ -104,7 +104,7 @@ def hop(frame, row, column, radius=2):
     """The most similar cell near this place in the next frame."""
     top, left = max(row - radius, 0), max(column - radius, 0)
     near = unit[frame + 1, top : row + radius + 1, left : column + radius + 1]
-    best = (near @ unit[frame, row, column]).argmax()
+    best = int((near @ unit[frame, row, column]).argmax())
     return top + best // near.shape[1], left + best % near.shape[1]
 
 
@@ -143,19 +143,19 @@ explore.show_track(clip.frames, *way, clip.names, majority=0.7)
 
 # %% [markdown]
 # Nearly: each hop ends on a whole cell, and what is rounded off adds up. Yet the track
-# stays on the blossom, so its votes are right. Below are the labels on its way and
-# their count.
+# stays on the blossom. The bars show the labels along the track and their shares.
 
 # %% [markdown]
-# **By hand:** click any point in a frame. Try the leaf, which the blossom hides
-# later: where does its track go? (In the package a longer hop ends its track, here
-# one of more than two cells.)
+# **By hand:** click any point in a frame. Below is the leaf, which the blossom hides
+# later: where does its track go? (The package ends a track at a hop longer than
+# `max_jump`: here two cells, by default one.)
 
 # %%
 known = Window(clip, window.features.match, labels)
 two = vs.RefineSettings(method="tracks", max_jump=2)
 follow = explore.explore_track(known, two)
-follow
+leaf = np.argwhere(truth[0] == 1).mean(0).round().astype(int).tolist()
+follow.set(row=leaf[0], column=leaf[1])
 
 # %% tags=["test"]
 middle = (blossom + 0.5) * side
@@ -164,7 +164,7 @@ assert clip.names[follow.shown["winner"]] == "blossom"
 follow.set(method="reference")
 cells = follow.shown["cells"]
 assert (cells[1] == cells[0]).all(), "the first hop of the paper's code"
-_ = follow.set(method="tracks")
+_ = follow.set(method="tracks", row=leaf[0], column=leaf[1])
 
 # %% [markdown]
 # A track asks one cell in each frame, so one wrong hop spoils all that follow, and
@@ -192,7 +192,7 @@ def correspond(frame, other, radius=2):
 
 # %% [markdown]
 # How surely is each cell of frame 3 found again? A vote will count
-# $\exp\frac{\cos - 1}{T}$ with the *temperature* $T = 0.5$: 1 for an equal cell, less
+# $\exp((\cos - 1) / T)$ with the *temperature* $T = 0.5$: 1 for an equal cell, less
 # for a less similar one. **Question:** where are the dark cells?
 
 # %%
@@ -203,9 +203,10 @@ for other in (1, 2, 4, 5):
 show_maps(weights, size, high=1)
 
 # %% [markdown]
-# They lie around leaf and blossom: there a cell sees both sides of an outline, and
-# what it sees changes as the thing moves over the ground. Sky and water are found
-# again with near certainty, wherever they are taken from.
+# Near leaf and blossom: there a cell sees both sides of an outline, and what it sees
+# changes as the thing moves over the ground. And, for frame 1, along the lower and left
+# edge, which the pan had not yet brought into view. Every sky cell finds a match,
+# because all sky looks alike.
 
 # %% tags=["test"]
 for radius in (0, 1, 2):
@@ -217,7 +218,8 @@ for radius in (0, 1, 2):
 # %% [markdown]
 # ## The vote
 # Each cell adds to its own votes those of its correspondences in the two frames
-# before and after, weighed by similarity. This is all of stage 3:
+# before and after, weighed by similarity. This is all of stage 3 (but at the start of
+# a later window, the last two frames of the window before vote, too: exercise 6):
 
 
 # %%
@@ -234,8 +236,8 @@ def vote(frame, radius=2, reach=2, temperature=0.5):
 
 # %% tags=["test"]
 voted = np.stack([vote(frame) for frame in range(f)])
-exact = Features(torch.from_numpy(match), torch.from_numpy(match))
-package = refine(exact, torch.from_numpy(coarse), None, vs.RefineSettings())
+pair = Features(torch.from_numpy(match), torch.from_numpy(match))
+package = refine(pair, torch.from_numpy(coarse), None, vs.RefineSettings())
 assert abs(voted - package.numpy()).max() < 1e-10, "sums in another order"
 
 # %% [markdown]
@@ -257,15 +259,14 @@ def show(frame, after):
 show(3, vote(3))
 
 # %% [markdown]
-# Hardly a random mistake is left, on leaf and blossom too: a thing that moves by two
-# cells still overlaps with itself, and nobody had to guess where it went. What
-# remains are outlines. The last panel is the winner's share, low where a cell heard
+# Most random mistakes are repaired, on leaf and blossom too: after moving two cells a
+# thing still covers part of its old place. What remains are a few stray cells, and
+# cells at outlines. The last panel is the winner's share, low where a cell heard
 # several labels.
 
 # %% [markdown]
 # ## By hand
-# You have written the stage; now give it sliders. `Explorer` takes a function of the
-# sliders' values that returns a figure and what it shows.
+# `Explorer` takes a function: slider values in, a figure and a dictionary out.
 
 
 # %%
@@ -275,6 +276,7 @@ def draw(radius, reach, temperature):
     return show(3, after), {"right": good, "share": after.max(-1)}
 
 
+# %%
 near = Explorer(
     draw,
     radius=slider("radius", 2, 0, 2),
@@ -284,10 +286,11 @@ near = Explorer(
 near
 
 # %% [markdown]
-# - **reach 0**: nobody else is asked, and nothing is repaired.
-# - **temperature 0.02**: only an equal cell counts, and most mistakes stay; **2**:
-#   all votes count alike, and thin parts are outvoted.
-# - **radius 0**: only the same place in the other frames votes.
+# - **reach 0**: nothing is repaired; **3**: the stray cells are, too.
+# - **temperature 0.02**: only nearly equal cells count, those of the sky, and most
+#   mistakes stay; **2**: all count nearly alike, and more cells are spoiled.
+# - **radius 0**: only the same place votes. It repairs as many here; but the winners'
+#   shares fall around leaf and blossom.
 
 # %% tags=["test"]
 own = near.shown["right"]
@@ -300,29 +303,29 @@ assert 0 < near.shown["share"].min() < near.shown["share"].max() <= 1
 # %% [markdown]
 # ## Who votes best?
 # We compare the vote of the neighbours with votes along tracks, ours and those of the
-# paper's code, on stage 2's own labels and on the disturbed ones. Two numbers: right
-# cells, and *stable* cells, which keep their label where they move.
-# **Question:** can a vote make labels steadier but not righter?
+# paper's code, on stage 2's own labels and on the disturbed ones. Two numbers: *right*
+# cells, and *stable* ones: a cell keeps its label along its true motion. **Question:**
+# can a vote make labels steadier but not righter?
 
 # %%
-given = {"right": shares, "right, disturbed": coarse}
-given |= {"stable": shares, "stable, disturbed": coarse}
+features = Features(torch.from_numpy(match), torch.from_numpy(match))
 methods = ("none", "neighbours", "tracks", "reference")
-table = np.zeros((4, 4))
-for r, (name, votes) in enumerate(given.items()):
+table = np.zeros((2, 2, 4))  # right and stable; as they are and disturbed
+for r, votes in enumerate((shares, coarse)):
     for c, method in enumerate(methods):
         how = vs.RefineSettings(method=method)
-        after = refine(exact, torch.from_numpy(votes), None, how)
+        after = refine(features, torch.from_numpy(votes), None, how)
         found = after.argmax(-1).numpy()
         steady = stability(found, clip.flow, clip.visible).mean()
-        good = (found == truth).mean()
-        table[r, c] = 100 * (good if name.startswith("right") else steady)
-show_table(table, list(given), methods, "% of the cells", best="row")
+        table[:, r, c] = 100 * (found == truth).mean(), 100 * steady
+table = table.reshape(4, 4)
+kinds = ["right", "right, disturbed", "stable", "stable, disturbed"]
+show_table(table, kinds, methods, "% of the cells", best="row")
 
 # %% [markdown]
 # Chance is repaired, best by the neighbours. Yet of stage 2's own mistakes no vote
-# repairs much: they lie at outlines and are the same in every frame. **A vote repairs
-# what changes.**
+# repairs much: most lie at outlines and stay from frame to frame. **A vote repairs what
+# changes.**
 
 # %% [markdown]
 # The paper's tracks ("reference") even lose right cells: a track that slips over an
@@ -338,28 +341,26 @@ assert tracks[0] > plain[0] - 0.8
 
 # %% [markdown]
 # ## Summary
-# - In each frame up to two away, the most similar of 5 x 5 cells votes on a cell, by
-#   its similarity. (The paper follows a track instead.)
-# - What changes from frame to frame is repaired; what is wrong in all frames stays.
+# - In each frame up to two away, the most similar of 5 x 5 cells votes on a cell. (The
+#   paper follows a track instead.)
+# - What changes from frame to frame is repaired; what is wrong in all stays.
 # - Shares go on to stage 4, not labels: a cell may stay in doubt.
 
 # %% [markdown]
 # ## Exercises
-# Answers: `solutions`.
-# 1. With `follow`, click the leaf in frame 0. When does the plus vanish, and what
-#    does the track do then?
+# Answers: [Solutions](solutions.ipynb).
+# 1. When does the plus on the leaf vanish, and what does the track do then?
 # 2. In the paper's code a hop maximises
-#    $\frac{q}{q+1}\cos(f_q, f_{q+1}) + \frac{1}{q+1}\cos(f_q, f_0)$. What is the first
-#    hop, $q = 0$?
+#    $(q \cos(f_q, f_{q+1}) + \cos(f_q, f_0)) / (q + 1)$. What is the first hop, $q = 0$?
+
+# %% [markdown]
 # 3. Take every frame instead of every third. How much of the motion do hops in whole
 #    cells see? And with `find_moves(match, subcell=True)`?
-
-# %% [markdown]
 # 4. `max_jump` limits a track's hop, `majority` is what its winner needs. Which values
 #    are best here, on disturbed and on undisturbed labels?
-# 5. Disturb 10, 30, 50, 70 and 90 % of the cells. When does the vote help most?
 
 # %% [markdown]
+# 5. Disturb 10, 30, 50, 70 and 90 % of the cells. When does the vote help most?
 # 6. Cut the clip into two windows. `refine` takes an `Overlap`, the frames before its
 #    window. What is it worth?
 # 7. Where are tracks lost first: on the ground, inside a thing or near an outline?
