@@ -45,8 +45,10 @@ result = vidseg(frames)
 
 last = len(frames) - 1
 found = {n: blend(frames[n], result.labels[n]) for n in (0, last)}
-before = {"frame 0": frames[0], "its segments": found[0]}
-show_frames(before | {f"frame {last}": frames[-1], "the same": found[last]})
+before = {"frame 0": frames[0], "segments": found[0]}
+show_frames(
+    before | {f"frame {last}": frames[-1], "the same segments": found[last]}
+)
 
 # %% [markdown]
 # ## One run
@@ -181,7 +183,7 @@ told, found = blend(frames[0], mask), blend(frames[-1], named.labels[-1])
 show_frames({"the mask of frame 0": told, f"frame {last}": found})
 
 # %% [markdown]
-# Notice that cup and arm keep their colours although both have moved. Little is lost: a sliver of the knuckles. How good is it? The usual measure is *intersection
+# Notice that cup, arm and fingers keep their colours although all have moved. How good is it? The usual measure is *intersection
 # over union* (IoU): of all pixels that are cup in the true mask or in ours, the share that is cup in both.
 
 # %%

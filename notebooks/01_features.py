@@ -41,7 +41,7 @@ frames = cup.frames[numbers]
 show_frames({f"frame {n}": cup.frames[n] for n in numbers})
 
 # %% [markdown]
-# Five frames of a clip: a hand tilts a cup. Each has a mask that was drawn by hand, so that we can check what we find. **Goal:** a vector for every cell of every frame, such that cells of the
+# A hand tilts a cup. Each frame has a mask drawn by hand, so that we can check what we find. **Goal:** a vector for every cell of every frame, such that cells of the
 # same thing have similar vectors.
 
 # %% [markdown]
@@ -110,12 +110,12 @@ assert torch.equal(noise, backbone.noise(latents, settings.seed, shared=True))
 # %% [markdown]
 # ## Queries
 #
-# What should we look at? In a self-attention layer every cell gathers information from all the others. It sends out a *query*, and listens to those cells whose *key* fits it. So cells that look for the same information have similar queries. Often they belong to the same thing, and that is what VidSeg uses.
+# In a self-attention layer every cell gathers information from all the others. It sends out a *query*, and listens to those cells whose *key* fits it. So cells that look for the same information have similar queries. Often they belong to the same thing, and that is what VidSeg uses.
 
 # %% [markdown]
 # ## One pass with a hook
 #
-# How do we look inside? PyTorch calls a *hook* each time a layer has run. We register one on the layer that computes the queries of one self-attention block, run the UNet once, and take the hook away.
+# PyTorch calls a *hook* each time a layer has run. We register one on the layer that computes the queries of one self-attention block, run the UNet once, and take the hook away.
 
 # %%
 BLOCK, T = settings.features.match_blocks[0], settings.features.timestep
@@ -153,7 +153,7 @@ grey = {f"number {k}": queries[0, ..., k].numpy() for k in (0, 1, 2, 3, 4)}
 show_frames({"frame": frames[0]} | grey, cmap="gray")
 
 # %% [markdown]
-# Each number responds to something else. Only the *direction* of the whole vector will count, so we give every vector the length 1. This is what stage 3 will compare from frame to frame.
+# Only the *direction* of the whole vector will count, so we give every vector the length 1. This is what stage 3 will compare from frame to frame.
 
 # %%
 match = F.normalize(queries, dim=-1)
@@ -176,7 +176,7 @@ colours = ((three - low) / (high - low)).clip(0, 1).reshape(-1, 30, 40, 3)
 show_frames({f"frame {n}": c for n, c in zip(numbers, colours, strict=True)})
 
 # %% [markdown]
-# Which direction gets which colour is arbitrary, but *equal colours mean similar vectors*. Notice that the cup keeps its colour in all frames, although it moves and nobody told the network where it went.
+# Which direction gets which colour is arbitrary, but *equal colours mean similar vectors*. Notice that the cup keeps its colour in all frames, although it moves.
 
 # %% tags=["test"]
 assert np.allclose(colours, pca_image(match.numpy()), atol=1e-4)  # rounding
@@ -226,7 +226,7 @@ noise_explorer = Explorer(
 noise_explorer
 
 # %% [markdown]
-# Drag the noise level. Notice that the queries change little up to t = 100. At t = 800 the hand is lost: they describe what the network imagines. So we read at low noise: the paper at t = 39, the embedded model at
+# Drag the noise level. Notice that the queries change little up to t = 100; they blur. At t = 800 the hand is lost: they describe what the network imagines. So we read at low noise: the paper at t = 39, the embedded model at
 # t = 20.
 
 # %% [markdown]
@@ -254,7 +254,7 @@ maps = zip(numbers, similarity.numpy(), strict=True)
 show_frames({f"frame {n}": m for n, m in maps}, cmap="magma", vmin=0, vmax=1)
 
 # %% [markdown]
-# Bright is similar. Now with frames, marks and clicks: **click** a point in a picture, or use the sliders. The circle is the cell that you asked for. A cross marks the most similar cell of each frame.
+# Bright is similar. Now **click** a point in a picture, or use the sliders. The circle is the cell that you asked for. A cross marks the most similar cell of each frame.
 
 # %%
 similar = explore.explore_similarity(backbone, frames, numbers)

@@ -116,7 +116,7 @@ _ = cluster_explorer.set(num_segments=8, seed=0)
 # %% [markdown]
 # ## Flicker
 #
-# Why not cluster each frame? In a generated clip a camera pans over a photograph, and we know where every pixel goes. So we can follow each cell to the next frame and ask whether it kept its label.
+# Why not cluster each frame? In a generated clip a camera pans over a photograph, and we know where every pixel goes. So we can ask whether each cell keeps its label.
 
 # %%
 clip = vs.generated_clip(15 if FAST else 21, late=True)
@@ -247,13 +247,13 @@ memory_explorer.states = [  # those that the book shows
 memory_explorer.set(frame=19)
 
 # %% [markdown]
-# Top right: how far each cell's nearest memory is. Below: its mean over the new thing and over the rest. A dotted line is a new window. TEXT_TILE
+# Top right: how far each cell's nearest memory is. Below: its mean over the new thing and over the rest. A dotted line is a new window. The blossom is far from everything until it is remembered: here only at frame 20, as the window before shows a sliver of it, on which none of so few memories fell.
 
 # %% [markdown]
 # But look at its label: that of what it resembled when it came. **It is remembered with the wrong label it first got.** Without a mask, the pipeline has a remedy that the paper lacks: cells far from all memories for two windows can become a new segment (`births`).
 
 # %% [markdown]
-# Now choose *there and back*, windows of 7 frames, and compare frame 0 with frame 14, which is the same picture. With the last window only, the cup has been forgotten and comes back under other colours. With both halves it is remembered.
+# Now choose *there and back*, windows of 7 frames, and compare frame 0 with frame 14, which is the same picture. With the last window only, the cup has been forgotten, and its labels are mixed up. With both halves it is remembered.
 
 # %% tags=["test"]
 new, back = {}, {}
@@ -299,7 +299,7 @@ same = scene.named(scene.predict(features)).labels == found
 assert same.all()
 
 # %% [markdown]
-# In the paper K-means comes first, and each *cluster* takes the class of the mask under it. A thing without a cluster of its own is lost then. Which classes suffer? We measure it on the generated clip, whose truth is exact.
+# In the paper K-means comes first, and each *cluster* takes the class of the mask under it. A thing without a cluster of its own is lost then. We measure it on the generated clip.
 
 # %%
 start, ious = explore.part(moving, one), {}
