@@ -45,7 +45,6 @@ from vidseg_core.workbook.naming import Naming
 FAST = os.environ.get("VIDSEG_FAST") == "1"  # fewer frames, for automatic tests
 MODEL = "tiny"
 
-# %% tags=["hide-input"]
 cup = vs.sample_clip("cup")
 frames = cup.frames[: 14 : 2 if FAST else 1]
 backbone = vs.load_backbone(MODEL)
@@ -131,7 +130,7 @@ kept = {k: stability(m, flow[:-1], visible[:-1]) for k, m in maps.items()}
 explore.show_flicker(clip.frames, maps, range(2, 7), kept)
 
 # %% [markdown]
-# **Each alone**: every frame has other numbers. **Numbers matched**: each cluster takes the number of the one it overlaps most with in the frame before (Kuhn 1955). Better, but borders jump: K-means can cut almost equal frames in different, equally good ways. **Memory**: cluster the first five frames, then vote. Labels stay.
+# **Each alone**: every frame has other numbers. **Numbers matched**: each cluster takes the number of the one it overlaps most with in the frame before (Kuhn 1955). Better, but borders jump: K-means can cut almost equal frames in different, equally good ways. **Memory**: cluster the first five frames, then vote. Most labels stay.
 
 # %% tags=["test"]
 a, m, k = (kept[name].mean() for name in maps)
@@ -204,7 +203,7 @@ updated_labels = torch.cat([known, named[drawn]])
 print(len(memory), "->", len(updated), "memories")
 
 # %% [markdown]
-# In the pipeline, stage 3 improves these labels before. The next window replaces the second half again.
+# In the pipeline, stage 3 improves these labels first. The next window replaces the second half again.
 
 # %% tags=["test"]
 after = scene.after(second, scene.predict(second), shares).context

@@ -430,5 +430,5 @@ assert top <= 110 < top + height and left <= 125 < left + width
 # %% [markdown]
 # 5. Modulate a later layer:
 #    `up_blocks.1.attentions.1.transformer_blocks.0.attn2`. What becomes of the borders?
-# 6. Take three frames of the clip instead of one. Is modulation ahead of bilinear
-#    enlarging in each of them?
+# 6. Take three frames of the clip instead of one. Is stage 4, edges and all, ahead of
+#    bilinear enlarging in each of them?
