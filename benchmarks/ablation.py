@@ -42,6 +42,9 @@ from vidseg_core.pipeline import windows
 from vidseg_core.workbook.ablation import GROUPS
 
 SCORES = ("mIoU", "accuracy", "F", "stability", "seam stability", "mVC8")
+SHOWN = ("mIoU", "F", "stability", "mVC8")
+"""Of them, those that a page has room for; the CSV has all."""
+TITLES = {"camvid": "CamVid", "davis": "DAVIS"}
 CLUSTERS = {"camvid": 20, "davis": 8}
 RESULTS = Path(__file__).parent / "results"
 
@@ -256,22 +259,31 @@ def write(folder: Path, name: str, lines: list[dict], command: str, about: str) 
         for line in lines:
             writer.writerow({k: round(v, 5) if isinstance(v, float) else v for k, v in line.items()})
     with replacing(folder / f"ablation_{name}.md") as partial:
-        partial.write_text(f"`{command}`\n\n{about}\n\n{markdown(lines)}", encoding="utf-8")
+        more = f"All scores and errors: [ablation_{name}.csv](ablation_{name}.csv)."
+        head = f"# What each part is worth: {TITLES[name]}\n\n`{command}`\n\n{about} {more}"
+        partial.write_text(f"{head}\n\n{markdown(lines)}", encoding="utf-8")
 
 
 def markdown(lines: list[dict]) -> str:
-    """Scores in percent ± standard error over clips; in brackets the gain over the row named beneath, clip by clip."""
-    text = [f"| | | scored | {' | '.join(SCORES)} |", f"|---|---|---|{'---|' * len(SCORES)}"]
-    for line in lines:
-        cells = []
-        for name in SCORES:
-            cell = percent(line[name]) + ("" if math.isnan(line[f"{name} error"]) else f" ± {percent(line[f'{name} error'])}")
-            if f"{name} gain" in line and not math.isnan(line[f"{name} gain"]):
-                error = line[f"{name} gain error"]
-                cell += f" ({100 * line[f'{name} gain']:+.1f}" + ("" if math.isnan(error) else f" ± {percent(error)}") + ")"
-            cells.append(cell)
-        text.append(f"| {line['group']} | {line['row']} | {line['scored']} | {' | '.join(cells)} |")
-    return "\n".join(text) + "\n"
+    """A table for each group: scores in percent ± standard error over clips; in brackets the gain over the row that it is
+    compared with, clip by clip."""
+    text = []
+    for group in dict.fromkeys(line["group"] for line in lines):
+        text += [f"\n## {group.capitalize()}\n", f"| row | scored | {' | '.join(SHOWN)} |", f"|---|---|{'---|' * len(SHOWN)}"]
+        for line in (line for line in lines if line["group"] == group):
+            text.append(f"| {line['row']} | {line['scored']} | {' | '.join(_cell(line, name) for name in SHOWN)} |")
+    return "\n".join(text).lstrip("\n") + "\n"
+
+
+def _cell(line: dict, name: str) -> str:
+    """A score with what is known of its error and its gain."""
+    gain, cell = line.get(f"{name} gain", math.nan), percent(line[name])
+    cell += "" if math.isnan(line[f"{name} error"]) else f" ± {percent(line[f'{name} error'])}"
+    if math.isnan(gain):
+        return cell
+    error = line[f"{name} gain error"]
+    signed = f"{100 * gain:+.1f}" if round(100 * gain, 1) else "0.0"
+    return f"{cell} ({signed}" + ("" if math.isnan(error) else f" ± {percent(error)}") + ")"
 
 
 def main() -> None:

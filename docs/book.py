@@ -14,6 +14,7 @@ import nbclient
 from docutils import nodes
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
@@ -21,8 +22,16 @@ LOGGER = logging.getLogger(__name__)
 ROOT = Path(__file__).parents[1]
 CACHES = ROOT / "outputs" / "book-cache"
 DEPENDS_ON = ("vidseg_core", "data", "constraints.txt")
+TITLES = {"accuracy": "Scores of all methods", "label_free": "Scores without a mask"}
+"""Of tables that a benchmark wrote without one."""
+ORDER = ("features", "context", "merging", "births", "scene", "correspondence", "tracks", "modulation", "upsample", "edges",
+         "paper", "pipeline")  # fmt: skip
+"""Of the method's modules; others follow."""
+LONG_VALUE = 100
+"""Characters of a constant's value that a page still shows."""
 MODULES = re.compile(r"^<!-- modules of ([\w.]+) -->$", re.MULTILINE)
 TABLES = re.compile(r"^<!-- settings -->$", re.MULTILINE)
+ADDRESSES = re.compile(r"^- (.+): `(https://\S+)`$", re.MULTILINE)
 
 
 def cache_folder() -> Path:
@@ -43,12 +52,11 @@ def prepare(app: Sphinx, docname: str, source: list[str]) -> None:
     if app.env.doc2path(docname).suffix == ".ipynb":
         source[0] = without_tests(source[0])
     elif docname.startswith("benchmarks/") and not source[0].startswith("#"):
-        title = Path(docname).name.replace("_", " ").capitalize()
-        source[0] = f"# {title}\n\n{source[0]}"  # tables that a benchmark wrote, without a title
+        source[0] = f"# {TITLES[Path(docname).name]}\n\n{source[0]}"
     else:
         source[0] = MODULES.sub(lambda found: modules(found[1]), source[0])
         source[0] = TABLES.sub(lambda _: tables(), source[0])
-        source[0] = source[0].replace("OWNER/REPO", os.environ.get("GITHUB_REPOSITORY", "OWNER/REPO"))
+        source[0] = addressed(source[0], os.environ.get("GITHUB_REPOSITORY"))
 
 
 def without_tests(notebook: str) -> str:
@@ -60,10 +68,17 @@ def without_tests(notebook: str) -> str:
     return json.dumps(content)
 
 
+def addressed(text: str, repository: str | None) -> str:
+    """A page for a repository (owner/name): its addresses become links. Without one they stay, as text to be completed."""
+    return ADDRESSES.sub(r"- [\1](\2)", text).replace("OWNER/REPO", repository) if repository else text
+
+
 def modules(package: str) -> str:
-    """A section for each module of a package, with the documentation of its members."""
+    """A section for each module of a package, with the documentation of its members: those of the stages first."""
     found = pkgutil.iter_modules(importlib.import_module(package).__path__)
-    names = [f"{package}.{module.name}" for module in found if not module.ispkg and module.name != "__main__"]
+    own = [module.name for module in found if not module.ispkg and module.name != "__main__"]
+    own.sort(key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+    names = [f"{package}.{name}" for name in own]
     return "\n".join(f"## {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n```\n" for name in names)
 
 
@@ -84,8 +99,9 @@ def markdown_docstring(app: Sphinx, what: str, name: str, thing: object, options
 
 def rest(text: str) -> str:
     """Text with code in single backticks as reST."""
+    special = re.compile(r"([\\*_|`]|(?<!http)(?<!https)://)")  # an address of another kind is no link
     parts = re.split(r"(`[^`]+`)", text)
-    return "".join(f"`{part}`" if part.startswith("`") else re.sub(r"([\\*_|`])", r"\\\1", part) for part in parts)
+    return "".join(f"`{part}`" if part.startswith("`") else special.sub(r"\\\1", part) for part in parts)
 
 
 def skip_member(app: Sphinx, what: str, name: str, thing: object, skip: bool, options: object) -> bool | None:
@@ -128,6 +144,29 @@ def keep_remote_pictures_out(app: Sphinx, doctree: nodes.document) -> None:
             picture.replace_self(nodes.Text(picture.get("alt", "")))
 
 
+def keep_long_values_out(app: Sphinx, doctree: nodes.document) -> None:
+    """Of a constant whose value takes lines only the name and what is said of it stay."""
+    for value in [*doctree.findall(addnodes.desc_annotation)]:
+        if value.astext().startswith(" = ") and len(value.astext()) > LONG_VALUE:
+            value.parent.remove(value)
+
+
+def break_lines_well(app: Sphinx, pagename: str, templatename: str, context: dict, doctree: nodes.document | None) -> None:
+    """Where a narrow page may break lines: in long names behind a dot, a line or a stroke; never within a number."""
+    if "body" in context:
+        context["body"] = broken_well(context["body"])
+
+
+def broken_well(html: str) -> str:
+    """HTML with possible breaks in long code and in titles that are module names, and without any in `1.0 ± 0.2`, `3 GB`."""
+    html = re.sub(
+        r'(<span class="pre">|<h[12]>)([\w./,=:\[\]-]{14,})(?=<)', lambda m: m[1] + re.sub(r"([._/,=])", r"\1<wbr>", m[2]), html
+    )
+    html = re.sub(r"(?<=\d) ± (?=\d)", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}", html)
+    number = r"<td>(?:<p>)?[-+–]?[\d.,]+(?: [^<>\s]{1,4}){1,2}(?:</p>)?</td>"
+    return re.sub(number, lambda m: m[0].replace(" ", "\N{NO-BREAK SPACE}"), html)
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     # What widgets hold in the end would be written into every page, a megabyte that nothing reads. There is no setting for it.
@@ -138,4 +177,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-signature", readable_signature)
     app.connect("autodoc-skip-member", skip_member)
     app.connect("doctree-read", keep_remote_pictures_out)
+    app.connect("doctree-read", keep_long_values_out)
+    app.connect("html-page-context", break_lines_well)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -43,7 +43,10 @@ html_favicon = "_static/favicon.svg"
 html_css_files = ["book.css"]
 html_math_renderer = "mathml"
 html_show_sphinx = False
-html_theme_options = {"show_toc_level": 2, "use_download_button": True, "use_fullscreen_button": False}
+html_theme_options = {
+    "show_toc_level": 2, "use_download_button": True, "use_fullscreen_button": False,
+    "navbar_persistent": [],  # the sidebar has a field for searching already
+}  # fmt: skip
 if repository := os.environ.get("GITHUB_REPOSITORY"):  # owner/name, which GitHub's workflows set
     html_theme_options |= {
         "repository_url": f"https://github.com/{repository}",

@@ -17,11 +17,12 @@ from e2e.lab import ROOT
 
 WHOLE = ROOT / "outputs" / "book"
 CODE = """
+import ipywidgets
 import numpy as np
 from vidseg_core.io.overlay import Drawing, panel
 from vidseg_core.workbook.widgets import Explorer, choice, pick, slider
 
-def draw(light, row, column, tone):
+def draw(light, row, column, tone, word):
     figure = Drawing(figsize=(6, 3))
     left, right = figure.subplots(1, 2)
     panel(left, np.full((40, 60, 3), light / 9), tone)
@@ -35,6 +36,7 @@ Explorer(
     [{"light": range(0, 10, 3), "tone": ("low", "high")}, {"row": (1, 6), "column": (2, 9)}, {"light": (5,)}],
     light=slider("light", 3, 0, 9), row=slider("row", 3, 0, 7),
     column=slider("column", 5, 0, 11), tone=choice("tone", "low", ["low", "high"]),
+    word=ipywidgets.Text("no field on a page", description="word"),
 )
 """
 

@@ -86,6 +86,7 @@ def test_an_explorer_moves_without_a_kernel(browser, small):
     light, menu, status = album.locator("input").nth(0), album.locator("select"), album.locator(".status")
     texts, picture = shown(album)
     assert texts == ["3", "3", "5", "low"] and album.locator("img").get_attribute("alt").startswith("light 3, row 3")
+    assert "word" not in album.locator(".controls").inner_text()
     seen.add(picture)
 
     drag(page, light, 1.0)
@@ -206,10 +207,32 @@ def test_kept_results_go_when_the_package_changes(extension, tmp_path, monkeypat
         ("votes [f, h, w, K] of `scene`", "votes [f, h, w, K] of ``scene``"),
         ("a * b, **how, |x|, name_", r"a \* b, \*\*how, \|x\|, name\_"),
         ("`a_b * c` _d", r"``a_b * c`` \_d"),
+        ("tcp://a:1, https://b", r"tcp\://a:1, https://b"),
     ],
 )
 def test_docstrings_are_plain_text_with_code(extension, text, rest):
     assert extension.rest(text) == rest
+
+
+@pytest.mark.parametrize(
+    ("html", "broken"),
+    [
+        ('<span class="pre">vidseg_core.merging</span>', '<span class="pre">vidseg_<wbr>core.<wbr>merging</span>'),
+        ('<span class="pre">--resume</span>', '<span class="pre">--resume</span>'),
+        ("<h2>vidseg_core.io<a>", "<h2>vidseg_<wbr>core.<wbr>io<a>"),
+        ("<td><p>46.2 ± 5.1 (+0.9 ± 0.2)</p></td>", "<td><p>46.2\xa0±\xa05.1 (+0.9\xa0±\xa00.2)</p></td>"),
+        ("<td><p>26.8 / s</p></td>", "<td><p>26.8\xa0/\xa0s</p></td>"),
+        ("<td><p>3 windows of 14</p></td>", "<td><p>3 windows of 14</p></td>"),
+    ],
+)
+def test_lines_break_between_numbers_and_within_names(extension, html, broken):
+    assert extension.broken_well(html) == broken
+
+
+def test_addresses_are_links_where_the_repository_is_known(extension):
+    text = "- Colab: `https://colab.example/OWNER/REPO`\n"
+    assert extension.addressed(text, None) == text
+    assert extension.addressed(text, "a/b") == "- [Colab](https://colab.example/a/b)\n"
 
 
 def test_cells_for_ci_are_removed(extension):

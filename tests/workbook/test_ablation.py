@@ -38,4 +38,5 @@ def test_gains_stand_where_the_table_says(tmp_path):
     point, (bar,) = axes.containers[0].lines[0], axes.containers[0].lines[2]
     assert point.get_xdata().tolist() == [2] and np.allclose(bar.get_segments()[0][:, 0], [1, 3])
     assert [label.get_text() for label in axes.get_yticklabels()] == ["all stages, pixels", "modulation off: bilinear"]
+    assert ablation.show_gains(tables, "mIoU", "", ("clusters",)).axes[0].containers == []
     assert "make it so" in ablation.show_gains({}, "mIoU", "missing: make it so").texts[0].get_text()

@@ -17,6 +17,8 @@ def test_the_parts_of_a_pass_add_up_and_the_late_ones_come_last(backbone, images
     assert parts[-1].path == "conv_out" and any(p.path.endswith("attn2") and p.before for p in parts)
     whole = fast.operations(lambda: backbone.denoise(latent, own.timestep))
     assert abs(sum(p.operations for p in parts) - whole) < 1e-9 < whole
+    texts = [text.get_text() for text in fast.show_replay(parts, 20).axes[0].texts]
+    assert "up.1, λ at the line" in texts
 
 
 def test_the_products_of_attention_are_counted():

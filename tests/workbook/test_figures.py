@@ -42,6 +42,24 @@ def test_tables_frame_the_best_of_a_column():
     assert sorted(framed) == ["0.50", "0.90"]
 
 
+def test_tables_frame_the_least_where_less_is_better():
+    """Such a column has no shades, and does not spoil those of the others."""
+    figure = show_table(np.array([[140, 0.9], [97, 0.2]]), ["a", "b"], ["away", "y"], "scores", lower=["away"])
+    framed = [text.get_text() for text in figure.axes[0].texts if text.get_bbox_patch() is not None]
+    assert sorted(framed) == ["0.90", "97.00"]
+    (shades,) = figure.axes[0].images
+    assert np.ma.getmaskarray(shades.get_array())[:, 0].all() and shades.norm.vmax < 3
+
+
+def test_a_table_is_as_wide_as_its_title():
+    title = "operations of stage 4 for 20 masks, of a clip"
+    figure = show_table(np.ones((2, 1)), ["a", "b"], ["x"], title)
+    figure.draw_without_rendering()
+    (text,) = [t for t in figure.texts if t.get_text() == title]
+    box = text.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width
+
+
 def titles(figure):
     return [axes.get_title() for axes in figure.axes]
 

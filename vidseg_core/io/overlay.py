@@ -99,7 +99,7 @@ def panel(
 def legend(figure: Figure, maps: list[np.ndarray], names: Mapping[int, str]) -> None:
     """The colours of all the labels in `maps` below the figure, by name."""
     seen = np.unique(np.concatenate([np.unique(m) for m in maps])).tolist()
-    patches = [Patch(color=PALETTE[n] / 255, label=f"segment {n}") for n in seen[:40]]
+    patches = [Patch(color=PALETTE[n] / 255, alpha=0.65, label=f"segment {n}") for n in seen[:40]]  # pale, as overlays are
     labels = [plain(names.get(n, f"segment {n}")) for n in seen[:40]]
     width = max(1.5, (max(map(len, labels)) + 5) / 12)  # inches of the widest, its colour included
     columns = max(1, min(len(patches), int(figure.get_figwidth() / width)))

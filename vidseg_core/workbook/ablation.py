@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from vidseg_core.common import InputError
 from vidseg_core.io.overlay import Drawing
@@ -59,15 +60,17 @@ def availability(tables: Mapping[str, object]) -> str:
     return f"benchmarks/results has no ablation of {' and '.join(missing)}: `{COMMAND}` makes it (docs/evaluation.md)."
 
 
-def show_gains(tables: Mapping[str, Sequence[Mapping[str, str | float]]], metric: str, otherwise: str) -> Figure:
-    """What each row of the ablation gains over the row it is compared with, clip by clip, in percent points: mean and standard
-    error over clips, a column for each set. Without tables, the sentence `otherwise`."""
+def show_gains(
+    tables: Mapping[str, Sequence[Mapping[str, str | float]]], metric: str, otherwise: str, groups: Sequence[str] = GROUPS
+) -> Figure:
+    """What each row of the ablation (of these `groups`) gains over the row it is compared with, clip by clip, in percent
+    points: mean and standard error over clips, a column for each set. Without tables, the sentence `otherwise`."""
     if not tables:
         figure = Drawing(figsize=(9, 0.8), layout="constrained")
         figure.text(0.5, 0.5, otherwise.replace(": ", ":\n", 1), ha="center", va="center", fontsize=10)
         return figure
     first = next(iter(tables.values()))
-    keys = [(g, line["row"]) for g in GROUPS for line in first if line["group"] == g and line["row"] != "coarse cells"]
+    keys = [(g, line["row"]) for g in groups for line in first if line["group"] == g and line["row"] != "coarse cells"]
     figure = Drawing(figsize=(9, 1.2 + 0.23 * len(keys)), layout="constrained")
     for axes, (name, table) in zip(figure.subplots(1, len(tables), sharey=True, squeeze=False)[0], tables.items(), strict=True):
         _gains(axes, {(line["group"], line["row"]): line for line in table}, keys, metric)
@@ -91,6 +94,7 @@ def _gains(axes: Axes, lines: Mapping, keys: Sequence[tuple[str, str]], metric: 
     axes.axvline(0, color="0.5", linewidth=0.8)
     axes.set_yticks(at, [_short(group, row) for group, row in keys], fontsize=9)
     axes.set_ylim(-0.7, len(keys) - 0.3)
+    axes.xaxis.set_major_locator(MaxNLocator(5, prune="both"))  # the last label of a panel does not touch the next one's first
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(left=False)
 

@@ -63,14 +63,18 @@
   }
 
   const inputs = data.controls.map((control, c) => (control.menu ? menu(c) : slider(c)));
-  const rows = inputs.map((input, c) => {
+  const rows = inputs.flatMap((input, c) => {
+    if (data.controls[c].texts.length === 1) return []; // a field for text: here nothing can be written into it
     input.disabled = axes[c].length === 1;
     return make("label", {}, make("span", { textContent: data.controls[c].label }), input, ...(input.readout ? [input.readout] : []));
   });
   const status = make("p", { className: "status", role: "status" });
   const note = make("p", { className: "note", textContent: `${data.states.length} pictures, drawn beforehand. The notebook draws all others.` });
-  image.before(make("div", { className: "controls" }, ...rows), status);
-  image.after(note);
+  const frame = make("div", { className: "frame" }); // where a page is narrow, the picture scrolls in it
+  image.replaceWith(frame);
+  frame.append(image);
+  frame.before(make("div", { className: "controls" }, ...rows), status);
+  frame.after(note);
 
   image.classList.toggle("clickable", data.layouts.some((panels) => panels.length));
   image.onclick = (event) => {

@@ -184,16 +184,16 @@ def score_lines(of: Mapping[str, Judged]) -> dict[str, dict[str, float]]:
 
 
 def show_scores(rows: Mapping[str, Mapping[str, float]], columns: Sequence[str]) -> Figure:
-    """Scores in percent, a column of horizontal bars for each measure, its values written at them; NaN is a dash."""
+    """Scores in percent, a column of horizontal bars for each measure, its values written right of them; NaN is a dash."""
     figure = Drawing(figsize=(9, 0.9 + 0.32 * len(rows)), layout="constrained")
     grid, at = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0], np.arange(len(rows))[::-1]
     for axes, column in zip(grid, columns, strict=True):
         values = 100 * np.array([row[column] for row in rows.values()])
         axes.barh(at, np.nan_to_num(values), color="0.75", height=0.8)
         for y, value in zip(at, values, strict=True):
-            axes.text(3, y, "–" if np.isnan(value) else f"{value:.1f}", va="center", fontsize=9)
-        axes.set_title(column, fontsize=10)
-        axes.set_xlim(0, 100)
+            axes.text(np.nan_to_num(value) + 3, y, "–" if np.isnan(value) else f"{value:.1f}", va="center", fontsize=9)
+        axes.set_title(f"{column}, %", fontsize=10)
+        axes.set_xlim(0, 150)  # room for the number behind a full bar
         axes.set_xticks([])
         axes.set_yticks(at, list(rows), fontsize=9)
         axes.tick_params(left=False)

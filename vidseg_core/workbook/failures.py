@@ -16,6 +16,8 @@ from vidseg_core.workbook.widgets import Drawn, Explorer, choice, slider
 Frame = UInt8[np.ndarray, "H W 3"]
 Labels = Integer[np.ndarray, "H W"]
 METRICS = ("accuracy", "mIoU", "F")
+LINES = ("#1b9e77", "#d95f02", "#7570b3", "#e7298a", "#66a61e")
+"""Colours of curves (ColorBrewer's Dark2): not those of the classes."""
 
 
 def frame_scores(judged: Judged, frame: int) -> dict[str, float]:
@@ -93,8 +95,8 @@ def show_failure(
 ) -> Figure:
     """A frame's truth, its labels, and its wrong pixels in the dark colour of their true class.
 
-    Below a measure of each method over the labelled frames, the chosen one thick, `place` marked. Panel "curve" takes clicks,
-    x in numbers of labelled frames."""
+    Below a measure of each method over the labelled frames, the chosen one thick and black, `place` marked. Panel "curve" takes
+    clicks, x in numbers of labelled frames."""
     figure = Drawing(figsize=(9, 5.6), layout="constrained")
     grid = figure.add_gridspec(2, 3, height_ratios=(1.25, 1))
     faded = (frame // 4 + 170).astype(np.uint8)
@@ -106,15 +108,14 @@ def show_failure(
     axes = figure.add_subplot(grid[1, :])
     axes.set_gid("curve")
     for k, (name, values) in enumerate(curves.items()):
-        style = ("-", "--", ":", "-.", (0, (1, 3)))[k % 5]
-        chosen = name == method
-        axes.plot(100 * np.array(values), style, color="black" if chosen else "0.55", linewidth=2.5 if chosen else 1.2,
-                  marker="o", markersize=4, label=name)  # fmt: skip
+        how = {"color": "black", "linewidth": 2.5} if name == method else {"color": LINES[k % 5], "linewidth": 1.5}
+        marker, size = "osD^v"[k % 5], 9 - 2 * (k % 3)  # hollow, of several sizes: equal curves do not hide each other
+        axes.plot(100 * np.array(values), marker=marker, markersize=size, fillstyle="none", label=name, **how)
     axes.axvline(place, color="black", linewidth=0.8)
     axes.set_xticks(range(len(next(iter(curves.values())))))
     axes.set_xlabel("labelled frame (click to choose)", fontsize=9)
     axes.set_ylabel(f"{metric}, %", fontsize=9)
-    axes.legend(fontsize=9, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(curves))
+    axes.legend(fontsize=9, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(curves), handlelength=4)
     axes.spines[["top", "right"]].set_visible(False)
     legend(figure, [truth], names)
     return figure

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Integer, UInt8
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
@@ -59,13 +60,13 @@ def colourings(vidseg: VidSeg, frame: Frame, votes: Votes, separations: Sequence
 
 def explore_colouring(frame: Frame, cells: Cells, runs: Mapping[int | None, Coloured]) -> Explorer:
     """Which masks share a pass, for each separation in `runs` (None among them), and what that changes. The slider's values
-    are "each alone" and "0 cells", "1 cells", ...
+    are "each alone" and "0 cells", "1 cell", "2 cells", ...
 
     `shown` has "passes", "labels" [H, W] and "agreement" (share of pixels as with each mask alone).
     """
     alone = runs[None]
     curve = np.array([(run.passes.max() + 1, (run.labels == alone.labels).mean()) for run in runs.values()])
-    named = {"each alone" if s is None else f"{s} cells": run for s, run in runs.items()}
+    named = {"each alone" if s is None else f"{s} cell{'s' * (s != 1)}": run for s, run in runs.items()}
 
     def draw(separation: str) -> Drawn:
         run = named[separation]
@@ -73,7 +74,7 @@ def explore_colouring(frame: Frame, cells: Cells, runs: Mapping[int | None, Colo
         figure = show_colouring(frame, cells, run.passes, run.labels, other, curve)
         return figure, {"passes": passes, "labels": run.labels, "agreement": 1 - float(other.mean())}
 
-    return Explorer(draw, separation=levels("separation", "1 cells", list(named)))
+    return Explorer(draw, separation=levels("separation", "1 cell", list(named)))
 
 
 def show_colouring(
@@ -168,10 +169,11 @@ def show_replay(parts: Sequence[Part], masks: int) -> Figure:
             {"color": "none", "edgecolor": "0.75", "linestyle": ":"} if part.before else {"color": "0.35", "edgecolor": "white"}
         )
         axes.barh(0, width, left=at, height=0.62, **again)
-        short, colour = re.sub("_blocks?|entions", "", part.path), "black" if part.before else "white"
+        short, colour = _short(part.path), "black" if part.before else "white"
         if width > 0.9 * len(short):
             axes.text(at + width / 2, 1, short, ha="center", va="center", fontsize=8, color=colour)
         at += width
+    _mark_lambda(axes, parts, total)
     later = sum(part.operations for part in parts if not part.before) / total
     axes.set_yticks([1, 0], ["once for the frame", f"{masks} times:\nonce for each mask"], fontsize=9)
     axes.set_xlabel("share of the operations of a UNet pass, %", fontsize=9)
@@ -182,3 +184,19 @@ def show_replay(parts: Sequence[Part], masks: int) -> Figure:
     handles = [Patch(color=c, label=label) for c, label in zip(("0.75", "0.35"), labels, strict=True)]
     figure.legend(handles=handles, loc="outside upper center", ncols=2, fontsize=9, frameon=False)
     return figure
+
+
+def _mark_lambda(axes: Axes, parts: Sequence[Part], total: float) -> None:
+    """A line where λ is added, and between the rows of bars a bracket under the block in which that is."""
+    ends = np.cumsum([100 * part.operations / total for part in parts])
+    last = max(n for n, part in enumerate(parts) if part.before)
+    block = ".".join(parts[last].path.split(".")[:2])
+    of_block = [n for n, part in enumerate(parts) if part.path.startswith(f"{block}.")] or [last]
+    left, right = ends[of_block[0]] - 100 * parts[of_block[0]].operations / total, ends[of_block[-1]]
+    axes.plot([left, left, right, right], [0.62, 0.55, 0.55, 0.62], color="black", linewidth=1)
+    axes.text((left + right) / 2, 0.44, f"{_short(block)}, λ at the line", ha="center", va="center", fontsize=9)
+    axes.vlines(ends[last], 0.55, 1.4, color="black", linewidth=2)
+
+
+def _short(path: str) -> str:
+    return re.sub("_blocks?|entions", "", path)

@@ -64,21 +64,30 @@ def compare(frame: Frame, maps: Mapping[str, Integer[np.ndarray, "_ _"]], names:
 
 
 def show_table(
-    values: Float[np.ndarray, "r c"], rows: Sequence[str], columns: Sequence[str], title: str, best: str = "column"
+    values: Float[np.ndarray, "r c"],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    title: str,
+    best: str = "column",
+    lower: Sequence[str] = (),
 ) -> Figure:
-    """Numbers in a shaded table, darker where larger; framed is the largest of each `best`: "column", "row", or of "all"."""
-    figure = Drawing(figsize=(min(9, 2.6 + 0.9 * len(columns)), 0.9 + 0.34 * len(rows)), layout="constrained")
-    axes, low = figure.subplots(), np.nanmin(values)
-    span = max(np.nanmax(values) - low, 0.05)
-    axes.imshow(values, aspect="auto", cmap="Greys", vmin=low - 0.1 * span, vmax=low + 2 * span)
+    """Numbers in a shaded table, darker where larger; framed is the largest of each `best`: "column", "row", or of "all". The
+    columns named in `lower`, in which less is better, are not shaded, and have a frame around the smallest."""
+    less = np.array([column in lower for column in columns])
+    shaded = np.where(less, np.nan, values)
+    width = max(2.6 + 0.9 * len(columns), 0.09 * len(title))  # inches: a title is not cut off
+    figure = Drawing(figsize=(min(9, width), 0.9 + 0.34 * len(rows)), layout="constrained")
+    axes, low = figure.subplots(), np.nanmin(shaded)
+    span = max(np.nanmax(shaded) - low, 0.05)
+    axes.imshow(shaded, aspect="auto", cmap="Greys", vmin=low - 0.1 * span, vmax=low + 2 * span)
     for (r, c), value in np.ndenumerate(values):
         rivals = {"column": values[:, c], "row": values[r], "all": values}[best]
-        frame = {"facecolor": "none", "edgecolor": "black"} if value == np.nanmax(rivals) else None
+        frame = {"facecolor": "none", "edgecolor": "black"} if value == (np.nanmin if less[c] else np.nanmax)(rivals) else None
         axes.text(c, r, f"{value:.2f}", ha="center", va="center", fontsize=10, bbox=frame)
     axes.set_xticks(range(len(columns)), columns, fontsize=9)
     axes.set_yticks(range(len(rows)), rows, fontsize=9)
     axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0)
-    axes.set_title(title, fontsize=10)
+    figure.suptitle(title, fontsize=10)  # centred above the names of rows too
     axes.spines[:].set_visible(False)
     return figure
 
