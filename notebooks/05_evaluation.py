@@ -217,7 +217,7 @@ assert cells["accuracy"] > 0.98 > cells["mIoU"]
 # %% [markdown]
 # ## Who gives the names?
 #
-# Clusters are anonymous: cluster 7 is not "leaf". The paper takes names from the *true mask of frame 0*, and so do all published VidSeg scores. There are four ways to use true labels. Who will find a red tile that appears only in the second half of this clip?
+# Clusters are anonymous: cluster 7 is not "leaf". The paper takes names from the *true mask of frame 0*, and so do all published VidSeg scores. There are four ways to use true labels. Who will find the *tile*, a piece of a blue flower that enters at the right half-way?
 
 # %%
 late = explore.late_clip(step=3 if FAST else 1)
@@ -340,13 +340,17 @@ assert min(shown["curves"][method]) == share, "the gallery shows the worst"
 # %%
 tables = ablation.read_ablations()
 missing = ablation.availability(tables)
-ablation.show_gains(tables, "mIoU", missing)
+SHOWN = ("stages", "clusters")
+ablation.show_gains(tables, "mIoU", missing, SHOWN)
 
 # %% [markdown]
 # Each point is the gain over another row. The first five rows are a ladder, each over the one beneath it: what edges, modulation, refinement and context are worth. A hollow point is the row that others are compared with. Left of 0, a change does harm. The same for outlines:
 
 # %%
-ablation.show_gains(tables, "F", missing)
+ablation.show_gains(tables, "F", missing, SHOWN)
+
+# %% [markdown]
+# Neighbours, λ, shared passes, position, normalisation, blocks and noise levels are in the whole tables: [CamVid](../benchmarks/results/ablation_camvid.md), [DAVIS](../benchmarks/results/ablation_davis.md).
 
 # %% tags=["test"]
 for name, table in tables.items():
@@ -387,4 +391,4 @@ Markdown(ablation.beside_published(tables))
 # 2. With 5 % noise, a pixel changes its class with probability 1/30. Predict mVC8 and mVC16.
 # 3. Which stage of VidSeg brings the most F on `cup`?
 #
-# Solutions are in `solutions`.
+# Answers: [Solutions](solutions.ipynb).

@@ -56,8 +56,9 @@ seen.still()
 # frames would count alike. `tiny`, the image model of the notebooks before, has
 # nothing of this. Does it help to segment?
 #
-# **You need** `01_features` to `03_correspondence`. **You will** build this map,
-# take time away from the model, and destroy parts of frames.
+# **You need** [1 Features](01_features.ipynb) to
+# [3 Correspondences](03_correspondence.ipynb). **You will** build this map, take
+# time away from the model, and destroy parts of frames.
 
 # %% [markdown]
 # ## What differs
@@ -101,7 +102,7 @@ with video.tap((block + ".to_q", block + ".to_k")) as taps:
     noisy = latents + video.sigma(time) * noise
     video.denoise(noisy, time, condition=condition)
 query, key = taps[block + ".to_q"].float(), taps[block + ".to_k"].float()
-query.shape  # cells, frames, channels
+print("cells, frames, channels:", *query.shape)
 
 # %% [markdown]
 # The rest is attention as in any transformer: split the channels into heads,
@@ -116,7 +117,7 @@ scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
 weights = scores.softmax(-1).mean(1)  # cells, of frame, in frame
 grid = read_features(video, clip.frames[:1]).match.shape[1:3]
 attention = weights.unflatten(0, grid).cpu().numpy()
-attention.shape
+print("rows, columns, of frame, in frame:", *attention.shape)
 
 # %% tags=["test"]
 known = temporal.temporal_attention(video, clip.frames)
@@ -183,9 +184,6 @@ both = {"tiny": image, MODEL: video}
 read = {name: read_features(b, clip.frames) for name, b in both.items()}
 match = {name: features.match for name, features in read.items()}
 point = explore.explore_point(match, clip)
-point.still()
-
-# %%
 point
 
 # %% [markdown]
@@ -229,7 +227,8 @@ assert (moves == expected.numpy()).all()
 # tolerance of one cell, or from one frame to the next, it does well, because
 # most moves are short. With half a cell over two frames it fails.
 #
-# The package also places each maximum between cells (notebook 3). With it:
+# The package also places each maximum between cells
+# ([chapter 3](03_correspondence.ipynb)). With it:
 
 # %%
 judged = {name: steadiness.judge(f, clip) for name, f in read.items()}
@@ -239,17 +238,19 @@ columns = ["away", "found", "pace", "similar", "right", "kept"]
 
 def show(judged: dict, title: str):
     table = [[getattr(j, c) for c in fields] for j in judged.values()]
-    return show_table(100 * np.array(table), list(judged), columns, title)
+    table = 100 * np.array(table)
+    return show_table(table, list(judged), columns, title, lower=["away"])
 
 
 fields = ["away", "found", "pace", "similarity", "right", "kept"]
 show(judged, "along the true motion, in percent (of a cell)")
 
 # %% [markdown]
-# `away` is how far moves end from the truth, `found` how many are within half a
-# cell, `pace` their share of the true motion. `similar` is a point with itself one
-# frame later, `right` and `kept` are labels of cells.
-#
+# `away` is how far moves end from the truth: less is better. `found` is how many
+# end within half a cell, `pace` their share of the true motion. `similar` is a
+# point with itself one frame later, `right` and `kept` are labels of cells.
+
+# %% [markdown]
 # Read each column against its last row. `similar` and `kept` are high even for a
 # guess. The first three say who saw the motion.
 
@@ -308,9 +309,6 @@ assert disturbed["nothing moves"].found < 0.4
 # %%
 slow = generated_clip(FRAMES)
 lost = explore.explore_hidden(both, slow, FRAMES)
-lost.still()
-
-# %%
 lost
 
 # %% [markdown]
@@ -436,7 +434,16 @@ assert spent[MODEL] > spent["tiny"]
 # be measured.
 
 # %% [markdown]
+# ## Summary
+# - Layers over time look at the same place in all frames of a window.
+# - High similarity proves nothing: compare with "nothing moves".
+# - Frames in a wrong order are worse than no layers over time.
+# - What one frame has lost, others can tell.
+# - Features change at a seam of windows.
+
+# %% [markdown]
 # ## Exercises
+# Answers: [Solutions](solutions.ipynb).
 # 1. With `seen`, choose a block of low resolution. Does it look at fewer frames?
 # 2. With `lost`, how much can be lost of frame 1, and of the last? Which frames
 #    help?

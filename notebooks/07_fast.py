@@ -53,7 +53,7 @@ fast.show_replay(parts, masks=20)
 
 # %% [markdown]
 # One pass of the UNet from left to right; a bar's width is its share of the
-# operations. λ is added between the light and the dark bars, inside `up_blocks.1`.
+# operations. λ is added at the line, inside the block `up.1` (`up_blocks.1`).
 # **Question:** twenty masks are twenty passes. Which bars differ from one mask to the
 # next?
 
@@ -87,7 +87,10 @@ print(*kept, sep=", ")
 # %%
 counted = {"a whole pass": operations(lambda: backbone.denoise(latent, 100))}
 for name in early:
-    constant = lambda *args, name=name, **more: kept[name]  # noqa: E731
+
+    def constant(*args, name=name, **more):
+        return kept[name]
+
     unet.get_submodule(name).forward = constant
 again = backbone.denoise(latent, 100)
 counted["replayed blocks"] = operations(lambda: backbone.denoise(latent, 100))
@@ -212,12 +215,12 @@ colouring
 seen = {}
 for name in colouring.separation.options:
     seen[name] = dict(colouring.set(separation=name).shown)
-_ = colouring.set(separation="1 cells")
+_ = colouring.set(separation="1 cell")
 assert seen["0 cells"]["passes"] == 1
 assert seen["each alone"]["passes"] == len(names)
-assert seen["1 cells"]["passes"] == len(group) < 0.8 * len(names)
-assert seen["1 cells"]["agreement"] > 0.97
-assert seen["0 cells"]["agreement"] < seen["1 cells"]["agreement"]
+assert seen["1 cell"]["passes"] == len(group) < 0.8 * len(names)
+assert seen["1 cell"]["agreement"] > 0.97
+assert seen["0 cells"]["agreement"] < seen["1 cell"]["agreement"]
 
 # %% [markdown]
 # ## From the paper's schedule to ours
@@ -288,12 +291,6 @@ guided, default, reference = row
 assert abs(guided - default) < 3 and default > reference
 
 # %% [markdown]
-# ## Summary
-# - What runs before the modulated layer is the same for all masks: run once, replayed.
-# - Masks more than a cell apart share a pass: 20 masks need 5 to 7.
-# - One unguided step instead of three guided ones, and one sign instead of two.
-
-# %% [markdown]
 # ## More processes, more machines
 # Windows of a clip depend on each other only through stages 2 and 3, which are quick.
 # The UNet passes, nearly all of the work, need nothing of other windows: any worker
@@ -316,8 +313,15 @@ assert alone.labels.tobytes() == spread.labels.tobytes()
 # stops: [docs/cluster.md](../docs/cluster.md).
 
 # %% [markdown]
+# ## Summary
+# - What runs before the modulated layer is the same for all masks: run once, replayed.
+# - Masks more than a cell apart share a pass: 20 masks need 5 to 7.
+# - One unguided step instead of three guided ones, and one sign instead of two.
+# - Workers share stages 1 and 4.
+
+# %% [markdown]
 # ## Exercises
-# Answers: `solutions`.
+# Answers: [Solutions](solutions.ipynb).
 # 1. Modulate `up_blocks.1.attentions.1.transformer_blocks.0.attn2`, a later layer. What
 #    share of a pass is left for each mask?
 # 2. How many passes do 10, 20 and 40 clusters need?

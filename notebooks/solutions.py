@@ -265,7 +265,8 @@ leaf = np.argwhere(clip.labels[0] == 1).mean(0)
 follow.click("0", x=leaf[1], y=leaf[0])
 hidden = np.isnan(follow.shown["truth"][:, 0])
 print("hidden from frame", hidden.argmax())
-print("cells:", *follow.shown["cells"].tolist())
+track = follow.shown["cells"]
+print("cells:", *track[track[:, 0] >= 0].tolist())
 follow
 
 # %% tags=["test"]
@@ -378,7 +379,7 @@ exactly = Window(clip, match, truth)
 lost = explore.failures(exactly, exactly.tracks(two))
 hops = (0, 2, 5)
 kept = np.array([[100 * curve[n] for n in hops] for curve in lost.values()])
-columns = [f"{n + 1} hops" for n in hops]
+columns = ["1 hop", "3 hops", "6 hops"]
 show_table(kept, [*lost], columns, "% of tracks within a cell of the truth")
 
 # %% tags=["test"]

@@ -22,6 +22,8 @@ PICTURES = {
     "workbook_modulation": ("04_upsampling", 0),
 }
 """File name: (notebook, which of its explorers, counted from 0)."""
+TALL = {"width": 1280, "height": 1600}
+"""A window in which a whole explorer is seen: a screenshot cuts off the rest."""
 
 
 def take(folder: Path) -> None:
@@ -33,6 +35,8 @@ def take(folder: Path) -> None:
             opened.start()
             opened.finish()
             explorer = opened.explorer(number)
+            explorer.scroll_into_view_if_needed()
+            page.set_viewport_size(TALL)
             explorer.scroll_into_view_if_needed()
             page.wait_for_timeout(1000)
             shot = Image.open(io.BytesIO(explorer.screenshot())).convert("RGB")
