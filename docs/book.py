@@ -160,7 +160,7 @@ def break_lines_well(app: Sphinx, pagename: str, templatename: str, context: dic
 def broken_well(html: str) -> str:
     """HTML with possible breaks in long code and in titles that are module names, and without any in `1.0 ± 0.2`, `3 GB`."""
     html = re.sub(
-        r'(<span class="pre">|<h[12]>)([\w./,=:\[\]-]{14,})(?=<)', lambda m: m[1] + re.sub(r"([._/,=])", r"\1<wbr>", m[2]), html
+        r'(<span class="pre">|<h[12]>)([^<\s]{14,})(?=<)', lambda m: m[1] + re.sub(r"([._/,=?])", r"\1<wbr>", m[2]), html
     )
     html = re.sub(r"(?<=\d) ± (?=\d)", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}", html)
     number = r"<td>(?:<p>)?[-+–]?[\d.,]+(?: [^<>\s]{1,4}){1,2}(?:</p>)?</td>"
