@@ -115,7 +115,8 @@ def show_failure(
     axes.set_xticks(range(len(next(iter(curves.values())))))
     axes.set_xlabel("labelled frame (click to choose)", fontsize=9)
     axes.set_ylabel(f"{metric}, %", fontsize=9)
-    axes.legend(fontsize=9, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(curves), handlelength=4)
+    columns = len(curves) if sum(map(len, curves)) < 50 else 2  # long names in a row would leave the pictures no room
+    axes.legend(fontsize=9, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=columns, handlelength=4)
     axes.spines[["top", "right"]].set_visible(False)
     legend(figure, [truth], names)
     return figure
