@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.transforms import IdentityTransform
 from PIL import Image
 
 from vidseg_core.common import VOID, InputError
 from vidseg_core.io.files import WORTHLESS, read_json, replacing
 from vidseg_core.io.fonts import fonts_for
 from vidseg_core.io.frames import open_masks, read_frame_table
-from vidseg_core.io.overlay import Drawing, blend, default_style, plain, png
+from vidseg_core.io.overlay import Drawing, blend, default_style, plain, quiet_about_glyphs
 from vidseg_core.io.results import write_table
 from vidseg_core.io.video import Frame, open_clip
 
@@ -89,7 +91,7 @@ def write_sheet(out: Path, rows: list[Row]) -> None:
         sheet[y : y + picture.shape[0], x + 2 : x + 2 + picture.shape[1]] = picture
         captions.append((x + 2, y + height - CAPTION + 2, row["folder"]))
     with replacing(out / SHEET) as partial:
-        partial.write_bytes(png(_figure(sheet, captions, width // 7)))
+        Image.fromarray(_captioned(sheet, captions, width // 7)).save(partial)
 
 
 def _thumbnail(source: str, run: Path, room: tuple[int, int]) -> Frame:
@@ -106,17 +108,17 @@ def _thumbnail(source: str, run: Path, room: tuple[int, int]) -> Frame:
     return np.asarray(Image.fromarray(mixed).resize(size, Image.Resampling.BOX))
 
 
-def _figure(sheet: Frame, captions: list[tuple[int, int, str]], longest: int) -> Drawing:
-    """The picture, pixel by pixel, with captions at (x, y) of at most so many characters."""
+def _captioned(sheet: Frame, captions: list[tuple[int, int, str]], longest: int) -> Frame:
+    """The picture with captions at (x, y) of at most so many characters, black on its white. matplotlib draws letters alone:
+    of the picture it would make a dozen copies as floats."""
     height, width, _ = sheet.shape
     families = fonts_for([name for _, _, name in captions])
-    with default_style():
-        figure = Drawing(figsize=(width / 100, height / 100))
-        axes = figure.add_axes((0, 0, 1, 1))
-        axes.imshow(sheet, extent=(0, width, height, 0), interpolation="nearest")
-        axes.set_axis_off()
+    with default_style(), quiet_about_glyphs():
+        figure = Drawing(figsize=((width + 0.5) / 100, (height + 0.5) / 100), dpi=100)  # rounded down to whole pixels
         for x, y, name in captions:
             text = plain(name)
             text = text if len(text) <= longest else text[: longest - 1] + "…"
-            axes.text(x, y, text, fontsize=8, va="top", family=families)
-    return figure
+            figure.text(x, height - y, text, fontsize=8, va="top", family=families, transform=IdentityTransform())
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+    return np.minimum(sheet, np.asarray(canvas.buffer_rgba())[..., :3])
