@@ -103,10 +103,10 @@ def read_list(file: str | Path) -> tuple[Entry, ...]:
     path, known = Path(os.path.expanduser(file)), {}
     rows = _rows(path)
     header = COLUMNS
-    if rows and "clip" in rows[0][1]:
-        header = tuple(rows.pop(0)[1])
-        if unknown := [name for name in header if name not in COLUMNS]:
-            raise InputError(f"{path} has a column {unknown[0]!r}. Expected {', '.join(COLUMNS)}.")
+    if rows and "clip" in map(str.lower, rows[0][1]):
+        header = tuple(map(str.lower, rows.pop(0)[1]))
+        if unknown := [name for n, name in enumerate(header) if name not in COLUMNS or name in header[:n]]:
+            raise InputError(f"{path} has a column {unknown[0]!r}. Expected {', '.join(COLUMNS)}, each once.")
     for line, cells in rows:
         entry = _entry(path, line, header, cells)
         if (other := known.setdefault(absolute(entry.clip), entry)) is not entry:
@@ -122,7 +122,7 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
     try:
         text = read_text(path)
         first = text.lstrip().split("\n", 1)[0]
-        separator = next((s for s in ";\t" if first.startswith(f"clip{s}")), ",")
+        separator = next((s for s in ";\t" if first.lower().startswith(f"clip{s}")), ",")
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
         for cells in reader:
             cells, line = [cell.strip() for cell in cells], line + 1
