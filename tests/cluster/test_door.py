@@ -42,6 +42,8 @@ def test_nobody_but_this_process():
         Workers(-1)
     with pytest.raises(InputError, match="give one of them"):
         Workers(2, "tcp://here:1")
+    with pytest.raises(InputError, match="--scheduler is empty"):
+        Workers(scheduler=" ")
 
 
 def test_a_cluster_that_does_not_answer(monkeypatch):

@@ -29,6 +29,8 @@ class Workers:
     def __post_init__(self):
         if self.count < 0:
             raise InputError(f"{self.count} workers cannot be had: give 1 or more, or 0 for this process alone")
+        if self.scheduler is not None and not self.scheduler.strip():  # a shell's variable that is not set
+            raise InputError("--scheduler is empty: give an address, such as tcp://host:8786, or leave it out")
         if self.count and self.scheduler:
             raise InputError("--workers and --scheduler both say who computes: give one of them")
 
