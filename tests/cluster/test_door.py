@@ -1,5 +1,6 @@
 """The door to a Dask cluster: who may work, what a lost worker or cluster is called, and that nobody is left behind."""
 
+import logging
 import subprocess
 import sys
 import time
@@ -112,6 +113,7 @@ def test_workers_that_keep_dying_and_a_cluster_that_is_lost(address, monkeypatch
     future.set_exception(error) if error else future.cancel()
     monkeypatch.setattr(ClusterExecutor, "submit", lambda *_: future)
     with pytest.raises(InputError, match=words), opened(address) as executor:
+        assert not logging.getLogger("distributed.client").isEnabledFor(logging.ERROR)  # it would print a traceback
         executor.submit(abs, 1).result()
 
 

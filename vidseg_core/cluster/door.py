@@ -79,6 +79,7 @@ def open_executor(workers: Workers) -> Iterator[ClusterExecutor]:
     from distributed.scheduler import KilledWorker
 
     logging.getLogger("distributed").setLevel(logging.ERROR)
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # a lost cluster is told by a sentence, below
     warnings.filterwarnings("ignore", "Sending large graph")  # frames travel with their task; clips on disk do not
     cluster = workers.scheduler or local_cluster(workers.count)
     try:
