@@ -108,7 +108,8 @@ def local_cluster(count: int) -> "LocalCluster":
     import dask
     from distributed import LocalCluster
 
-    how = {"threads_per_worker": 1, "dashboard_address": "localhost:0", "silence_logs": logging.ERROR, "preload": [DEAF]}
+    how = {"threads_per_worker": 1, "dashboard_address": "localhost:0", "preload": [DEAF]}
+    how["silence_logs"] = logging.CRITICAL  # what a worker says when its cluster ends is nothing to the user
     with dask.config.set(CALM):
         return LocalCluster(n_workers=count, **how)
 
