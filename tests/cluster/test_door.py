@@ -1,8 +1,10 @@
 """The door to a Dask cluster: who may work, what a lost worker or cluster is called, and that nobody is left behind."""
 
 import logging
+import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import Future
 
@@ -15,7 +17,7 @@ from distributed.scheduler import KilledWorker
 
 from vidseg_core import InputError
 from vidseg_core.cluster import versions
-from vidseg_core.cluster.door import ClusterExecutor, Workers, open_executor, pick_device
+from vidseg_core.cluster.door import ClusterExecutor, Workers, _interrupts_later, open_executor, pick_device
 
 
 @pytest.fixture(scope="module")
@@ -145,3 +147,13 @@ def test_local_workers_do_nothing_but_their_tasks():
 def test_one_worker_a_gpu():
     assert [pick_device(n, 2) for n in range(3)] == [0, 1, 0]
     assert pick_device(1, 0) is None and pick_device("tcp://10.0.0.1:4", 2) is None
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="Windows")
+def test_an_interrupt_waits_until_the_cluster_is_there_and_spares_its_processes():
+    begun, blocked = [], "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+    with pytest.raises(KeyboardInterrupt), _interrupts_later():
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        begun.append(subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True, check=True).stdout)
+    assert begun == ["True\n"]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])

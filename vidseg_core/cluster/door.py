@@ -1,13 +1,15 @@
 """The door to many processes: those of a local Dask cluster, or of one that is there, as one `concurrent.futures.Executor`."""
 
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Executor, Future
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -81,7 +83,8 @@ def open_executor(workers: Workers) -> Iterator[ClusterExecutor]:
     logging.getLogger("distributed").setLevel(logging.ERROR)
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # a lost cluster is told by a sentence, below
     warnings.filterwarnings("ignore", "Sending large graph")  # frames travel with their task; clips on disk do not
-    cluster = workers.scheduler or local_cluster(workers.count)
+    with nullcontext() if workers.scheduler else _interrupts_later():
+        cluster = workers.scheduler or local_cluster(workers.count)
     try:
         client = Client(cluster, timeout="30s")
     except (OSError, ValueError) as error:  # nobody is there, or it is no address
@@ -112,6 +115,21 @@ def local_cluster(count: int) -> "LocalCluster":
     how["silence_logs"] = logging.CRITICAL  # what a worker says when its cluster ends is nothing to the user
     with dask.config.set(CALM):
         return LocalCluster(n_workers=count, **how)
+
+
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Ctrl-C comes at the end of this block, and never to the processes begun in it: what they print before they do `DEAF`, and
+    Dask of a cluster that is half there, is pages long. Then the cluster ends with this process."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # else it allows signals again, amid the start of a process
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def pick_device(worker: Any, count: int) -> int | None:
