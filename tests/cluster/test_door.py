@@ -43,6 +43,8 @@ def test_nobody_but_this_process():
     assert not Workers() and Workers(1) and Workers(scheduler="tcp://here:1")
     with pytest.raises(InputError, match="-1 workers"):
         Workers(-1)
+    with pytest.raises(InputError, match="100000 workers are too many"):
+        Workers(100_000)
     with pytest.raises(InputError, match="give one of them"):
         Workers(2, "tcp://here:1")
     with pytest.raises(InputError, match="--scheduler is empty"):

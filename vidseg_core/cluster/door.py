@@ -1,6 +1,7 @@
 """The door to many processes: those of a local Dask cluster, or of one that is there, as one `concurrent.futures.Executor`."""
 
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -31,6 +32,8 @@ class Workers:
     def __post_init__(self):
         if self.count < 0:
             raise InputError(f"{self.count} workers cannot be had: give 1 or more, or 0 for this process alone")
+        if self.count > (most := max(32, 4 * (os.cpu_count() or 1))):  # each takes a gigabyte, and Ctrl-C waits for all of them
+            raise InputError(f"{self.count} workers are too many for this machine: give about one a core, at most {most}")
         if self.scheduler is not None and not self.scheduler.strip():  # a shell's variable that is not set
             raise InputError("--scheduler is empty: give an address, such as tcp://host:8786, or leave it out")
         if self.count and self.scheduler:
