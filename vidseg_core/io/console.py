@@ -8,10 +8,11 @@ from typing import Any
 
 
 class Patient:
-    """A stream that goes nowhere from the moment on at which who reads it has gone, as behind `| head`."""
+    """A stream that goes nowhere from the moment on at which who reads it has gone, as behind `| head`, or if there is none, as
+    behind `>&-`."""
 
     def __init__(self, stream: Any):
-        self.stream = stream
+        self.stream = stream or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for the process
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
