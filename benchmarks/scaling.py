@@ -244,6 +244,8 @@ def plot(path: Path, table: list[dict[str, object]]) -> None:
         axes.plot([r["workers"] for r in line], [line[0]["predicted"] / r["predicted"] for r in line], f"C{n}", label=what)
         seen = [r for r in line if r["measured"]]
         axes.plot([r["workers"] for r in seen], [seen[0]["measured"] / r["measured"] for r in seen], f"C{n}x")
+    axes.plot([], [], "kx", label="measured")
+    axes.plot([], [], "k", label="predicted")
     axes.set(xscale="log", yscale="log", xlabel="workers", ylabel="times as fast as one")
     ticks = PREDICTED[::3]
     axes.set_xticks(ticks, ticks)
