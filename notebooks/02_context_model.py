@@ -42,6 +42,7 @@ from vidseg_core.workbook.figures import show_frames, show_table
 from vidseg_core.workbook.motion import stability
 from vidseg_core.workbook.naming import Naming
 
+# %% tags=["hide-input"]
 FAST = os.environ.get("VIDSEG_FAST") == "1"  # fewer frames, for automatic tests
 MODEL = "tiny"
 
@@ -268,6 +269,8 @@ print("cells that have their old label again:", back)
 assert max(new["anchored"], new["window"]) < 0.7 and new["first"] > 0.9
 assert back["first"] == 1 and back["anchored"] > 0.9
 assert back["window"] < back["anchored"] - 0.2
+
+# %% tags=["test"]
 move(story="an object arrives", keeps="anchored", window=5, frame=14)
 curves = memory_explorer.shown["curves"]
 assert curves["what is new"][14] > 1.5 * curves["the rest"][14]

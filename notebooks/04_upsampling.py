@@ -42,6 +42,7 @@ from vidseg_core.workbook.figures import compare, show_table
 from vidseg_core.workbook.maps import show_maps
 from vidseg_core.workbook.widgets import Explorer, choice, levels, share
 
+# %% tags=["hide-input"]
 clip = vs.generated_clip(5 if os.environ.get("VIDSEG_FAST") == "1" else 14)
 frame, truth, size = clip.frames[4], clip.labels[4], clip.frames.shape[1:3]
 backbone = vs.load_backbone("tiny")

@@ -43,6 +43,7 @@ from vidseg_core.workbook.features import at_centres
 from vidseg_core.workbook.figures import compare, show_table
 from vidseg_core.workbook.motion import faster
 
+# %% tags=["hide-input"]
 FAST = os.environ.get("VIDSEG_FAST") == "1"  # CI sets it: fewer frames
 FRAMES = 8 if FAST else 14
 MODEL = "tiny-video"  # or "svd" on a GPU

@@ -50,6 +50,7 @@ from vidseg_core.workbook.maps import show_maps
 from vidseg_core.workbook.motion import Window, faster
 from vidseg_core.workbook.upsampling import near_borders
 
+# %% tags=["hide-input"]
 FAST = os.environ.get("VIDSEG_FAST") == "1"  # CI: fewer frames, fewer values
 backbone = vs.load_backbone("tiny")
 one_scale = vs.FeatureSettings(scales=(1.0,))  # cells of 8 x 8 pixels

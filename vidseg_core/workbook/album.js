@@ -64,7 +64,7 @@
 
   const inputs = data.controls.map((control, c) => (control.menu ? menu(c) : slider(c)));
   const rows = inputs.flatMap((input, c) => {
-    if (data.controls[c].texts.length === 1) return []; // a field for text: here nothing can be written into it
+    if (data.controls[c].texts.length === 1) return []; // nothing to choose, as with a field for text
     input.disabled = axes[c].length === 1;
     return make("label", {}, make("span", { textContent: data.controls[c].label }), input, ...(input.readout ? [input.readout] : []));
   });
