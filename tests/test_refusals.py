@@ -190,7 +190,7 @@ SEGMENT = {
     "gone.mp4": ["gone.mp4", "does not exist"],
     "clip.mp5": ["Did you mean clip.mp4"],
     "gone/0.png": ["does not exist"],
-    "'gone/*.png'": ["holds no images", "nothing"],
+    "'gone/*.png'": ["gone/*.png matches no file"],
     "empty": ["empty", "holds no images"],
     "texts": ["a.txt", "png"],
     "sizes": ["3.png", "64x40", "64x48", "resize"],

@@ -291,16 +291,43 @@ def test_finished_clips_are_skipped_unseen(clips, out, whole, monkeypatch):
     assert contents(out) == whole
 
 
-@pytest.mark.parametrize("more", [("--clusters", 4), ("--frames", "0:2"), ("--stride", 2)])
-def test_other_settings_do_not_go_on_but_replace(clips, out, capsys, more):
+OTHERWISE = {
+    "settings.context.num_clusters = 5, not 4": ("--clusters", 4),
+    'model = "tiny", not "sd15"': ("--model", "sd15"),
+    'frames = "0:", not "0:2"': ("--frames", "0:2"),
+    "stride = 1, not 2": ("--stride", 2),
+}
+
+
+@pytest.mark.parametrize("words", OTHERWISE)
+def test_other_settings_do_not_go_on_but_replace(clips, out, capsys, words):
+    more = OTHERWISE[words]
     assert segment(clips / "*.mp4", out) == 1
-    assert segment(clips / "*.mp4", out, "--resume", *more) == 1
-    rows = table(out)
-    assert all(rows[name]["status"] == "failed" and "is finished, with" in rows[name]["error"] for name in "ab")
+    before = contents(out)
     capsys.readouterr()
+    assert segment(clips / "*.mp4", out, "--resume", *more) == 2, "before any work"
+    assert f"{out / 'a'} was made with {words}" in capsys.readouterr().err
+    assert contents(out) == before
     assert segment(clips / "*.mp4", out, *more) == 2 and "holds the results of 3 clips" in capsys.readouterr().err
     assert segment(clips / "*.mp4", out, "--overwrite", *more) == 1
     assert all(table(out)[name]["status"] == "done" for name in "ab")
+
+
+def test_the_same_frames_in_other_words_go_on(clips, out):
+    both = (clips / "a.mp4", clips / "images", "--out", out, *QUICK)
+    assert main(["segment", *map(str, both)]) == 0
+    before = contents(out)
+    assert main(["segment", *map(str, both), "--frames", "0:99", "--resume"]) == 0
+    assert contents(out) == before
+
+
+def test_an_unfinished_clip_of_other_settings_is_not_gone_on_with(clips, stopped, capsys):
+    shutil.rmtree(stopped / "a")
+    state = stopped / ".b.unfinished" / ".state.npz"
+    before = state.read_bytes()
+    assert segment(clips, stopped, "--resume", "--clusters", 4) == 2
+    assert "b was made with settings.context.num_clusters = 5, not 4" in capsys.readouterr().err
+    assert state.read_bytes() == before
 
 
 def test_from_elsewhere_and_with_more_clips_it_goes_on(clips, out, tmp_path, monkeypatch):

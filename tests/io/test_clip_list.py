@@ -108,6 +108,7 @@ def test_paths_are_those_of_the_tables_folder_and_may_be_whole(tmp_path, monkeyp
         ("", ["lists no clip"]),
         ("clip,first_mask\n\n", ["lists no clip"]),
         ("clip,mask\na.mp4,a.png\n", ["column 'mask'", "clip, first_mask, names"]),
+        ("first_mask,names\na.png,a.txt\n", ["no column 'clip'", "first_mask, names"]),
         ("clip,clip\na.mp4,b.mp4\n", ["column 'clip'", "each once"]),
         ("a.mp4\nb.mp4,1,2,3\n", ["line 2", "4 values", "double quotes"]),
         ("clip,names\na.mp4\nb.mp4,1,2\n", ["line 3", "3 values", "at most 2"]),

@@ -62,6 +62,6 @@ def test_differences_are_said_by_their_path():
     known = {"a": {"b": {"c": 1, "d": 2}}, "clip_sha256": "x", "weights": "0", "more": 1}
     assert differences(known, {"a": known["a"], "clip_sha256": "x"}) == "", "what is not asked for may be anything"
     assert differences(known, {"a": {"b": {"c": 1, "d": 3}}}) == "a.b.d = 2, not 3"
-    assert differences(known, {"clip_sha256": "y", "weights": "1"}) == "another clip; other weights"
+    assert differences(known, {"clip_sha256": "y", "weights": "1"}) == "another clip or other frames of it; other weights"
     assert differences({}, {"frames": [0, 9, 1]}) == "frames = null, not [0, 9, 1]"
     assert differences({"a": "x" * 99}, {"a": "y"}).endswith('xxx..., not "y"')

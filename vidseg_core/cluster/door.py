@@ -102,6 +102,9 @@ def open_executor(workers: Workers) -> Iterator[ClusterExecutor]:
         raise InputError("a task's workers were killed again and again (out of memory?): use fewer workers") from error
     except (CancelledError, CommClosedError) as error:
         raise InputError("the cluster was lost: start it again") from error
+    except KeyboardInterrupt:
+        print("\nstopping: the workers end what they do, which takes seconds", file=sys.stderr, flush=True)
+        raise
     finally:
         _quietly(executor.shutdown, False)
         _quietly(client.close)

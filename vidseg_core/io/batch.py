@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vidseg_core.common import InputError
 from vidseg_core.io.clip_list import Entry, absolute
-from vidseg_core.io.clip_task import Outcome, Plan, Task, attempt, refuse_own_input, segment_clip
+from vidseg_core.io.clip_task import Outcome, Plan, Task, attempt, refuse_other_plan, refuse_own_input, segment_clip
 from vidseg_core.io.frames import as_text
 from vidseg_core.io.index import DONE, FAILED, OPEN, SHEET, TABLE, Row, finished_row, read_index, write_index, write_sheet
 from vidseg_core.io.locks import sole_writer
@@ -18,8 +18,8 @@ from vidseg_core.io.resume import result_name, unique_name
 
 
 class Batch:
-    """Clips and the folder `out` of their results. Raises InputError for a folder that holds anything else, and for one with
-    results, unless they are to be replaced or gone on with."""
+    """Clips and the folder `out` of their results. Raises InputError for a folder that holds anything else, for one with
+    results, unless they are to be replaced or gone on with, and if what is to be gone on with was made in another way."""
 
     def __init__(self, plan: Plan, entries: Sequence[Entry], out: Path):
         self.plan, self.out = plan, Path(absolute(str(out)))
@@ -33,6 +33,8 @@ class Batch:
         self.tasks = [Task.of(entry, self.out / folder) for entry, folder in zip(entries, folders, strict=True)]
         for task in self.tasks:
             refuse_own_input(task.folder, task.entry.clip, task.entry.first_mask, task.entry.names)
+            if plan.resume and not plan.overwrite:
+                refuse_other_plan(plan, task)
         self.rows = {_key(task.entry): _open_row(task) for task in self.tasks}
         self.rows |= {clip: row for clip, row in earlier.items() if clip not in self.rows or self._stands(row)}
 

@@ -103,8 +103,10 @@ def read_list(file: str | Path) -> tuple[Entry, ...]:
     path, known = Path(os.path.expanduser(file)), {}
     rows = _rows(path)
     header = COLUMNS
-    if rows and "clip" in map(str.lower, rows[0][1]):
+    if rows and not {*COLUMNS}.isdisjoint(map(str.lower, rows[0][1])):
         header = tuple(map(str.lower, rows.pop(0)[1]))
+        if "clip" not in header:
+            raise InputError(f"{path} has no column 'clip', only {', '.join(header)}. Expected {', '.join(COLUMNS)}.")
         if unknown := [name for n, name in enumerate(header) if name not in COLUMNS or name in header[:n]]:
             raise InputError(f"{path} has a column {unknown[0]!r}. Expected {', '.join(COLUMNS)}, each once.")
     for line, cells in rows:

@@ -14,9 +14,11 @@ from vidseg_core.io.clip_list import Entry, absolute
 from vidseg_core.io.files import UnfinishedFolder, read_json
 from vidseg_core.io.job import Job, ModelError, say
 from vidseg_core.io.masks import read_names
-from vidseg_core.io.resume import Complete, decide
+from vidseg_core.io.provenance import differences
+from vidseg_core.io.resume import Complete, Fresh, decide, inspect
 from vidseg_core.io.run import Bars, Tick, run_job
 from vidseg_core.io.video import Clip, image_files, open_clip
+from vidseg_core.models.weights import resolve
 from vidseg_core.settings import Settings
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -71,6 +73,33 @@ def refuse_own_input(target: Path, *inputs: str | None) -> None:
     for path in inputs:
         if path and Path(absolute(path)).resolve().is_relative_to(target.resolve()):
             raise InputError(f"{path} lies in {target}, which the result would replace: choose another --out")
+
+
+def refuse_other_plan(plan: Plan, task: Task) -> None:
+    """Raises InputError if what is there of a clip has other settings, another model or other frames than are wanted now. What
+    can't be read is the clip's own fault, and told when it is its turn."""
+    folder = UnfinishedFolder(task.folder, plan.overwrite)
+    try:
+        there = inspect(folder)
+        if isinstance(there, Fresh):
+            return
+        record = there.record if isinstance(there, Complete) else there.state.record
+        model = resolve(plan.how[0])
+        wanted = {"model": model.name, "settings": plan.settings[bool(task.entry.first_mask)].resolve(model).to_dict()}
+        other = differences(record, wanted) or _other_frames(plan, task, record)
+    except (InputError, OSError, LookupError, TypeError, AttributeError):
+        return
+    if other:
+        raise InputError(
+            f"{task.folder} was made with {other}. Give what it was made with, choose another --out, or add --overwrite."
+        )
+
+
+def _other_frames(plan: Plan, task: Task, record: dict[str, Any]) -> str:
+    """How the frames that are wanted differ from a record's, in words; if these differ only in form, the clip tells."""
+    said = differences(record["input"], {name: plan.words[name] for name in ("frames", "stride")})
+    indices = open_clip(task.files.clip, *plan.taken).indices if said else ()
+    return said if said and record["frames"] != [indices[0], indices[-1], indices.step] else ""
 
 
 def segment_clip(plan: Plan, task: Task) -> Outcome:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vidseg_core.settings import Settings
 
 PACKAGES = ("vidseg-workbook", "torch", "diffusers", "transformers", "numpy", "pillow", "av")
-WORDS = {"clip_sha256": "another clip", "first_mask_sha256": "another first mask",
+WORDS = {"clip_sha256": "another clip or other frames of it", "first_mask_sha256": "another first mask",
          "later_masks_sha256": "other later masks", "weights": "other weights"}  # fmt: skip
 """What is said of hashes, which tell a reader nothing."""
 

@@ -117,6 +117,8 @@ def image_files(path: Path) -> tuple[Path, ...]:
         found = list(path.iterdir())
     elif glob.has_magic(str(path)):
         found = [Path(name) for name in glob.glob(str(path), recursive=True)]
+        if not found:
+            raise InputError(f"{path} matches no file. Check the pattern, and where it begins.")
     else:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")])
         raise InputError(f"{path} does not exist. " + (f"Did you mean {' or '.join(near)}?" if near else "Check the path."))
