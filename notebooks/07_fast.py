@@ -43,7 +43,7 @@ from vidseg_core.workbook.maps import show_maps
 from vidseg_core.workbook.upsampling import near_borders
 
 # %%
-FAST = os.environ.get("VIDSEG_FAST") == "1"  # CI: fewer masks
+FAST = os.environ.get("VIDSEG_FAST") == "1"  # CI: fewer masks, smaller frames
 cup = vs.sample_clip("cup").frames[: 1 if FAST else 5]
 backbone = vs.load_backbone("tiny")
 latent = backbone.encode(backbone.images(cup[:1], (240, 320)))
@@ -136,7 +136,10 @@ assert abs(total - counted["a whole pass"]) < 1e-6
 k = 8 if FAST else 20
 clusters = vs.ContextSettings(num_clusters=k, num_segments=None)
 one_scale = vs.FeatureSettings(scales=(1.0,))
-settings = vs.Settings(features=one_scale, context=clusters)
+seen_as = (128, 160) if FAST else None  # None: the model's own size
+settings = vs.Settings(
+    features=one_scale, context=clusters, working_size=seen_as
+)
 vidseg = vs.VidSeg(backbone, settings)
 window = next(vidseg.cells(cup))
 frame, size = cup[0], cup.shape[1:3]
