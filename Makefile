@@ -1,7 +1,7 @@
 # make demo   install, segment a sample clip with the embedded model, run the overview notebook
 # make lab    install, open the workbook
-# make test   install, lint, paired notebooks in step, unit tests, notebooks
-# make test-slow   whole runs of the embedded models, some minutes
+# make test   install, lint, paired notebooks in step, unit tests, chapters of the workbook
+# make test-slow   whole runs of the embedded models, and the solutions of the exercises; some minutes
 # make test-training   the scripts that train the embedded model and measure it
 # make test-full   Stable Diffusion and Stable Video Diffusion at full size with random weights: 12 GB of memory, some minutes
 # make bench       the paper's schedule against the default: compute, time, memory; seconds of each stage
@@ -19,9 +19,9 @@ SPREAD = -n $(JOBS) --dist loadfile
 # Beside another process, threads that spin while they wait make K-means ten times slower.
 export OMP_WAIT_POLICY := PASSIVE
 # The tests spread over processes, not over threads.
-unit notebooks book test-slow test-training test-browser: export OMP_NUM_THREADS := 1
+unit notebooks solutions book test-slow test-training test-browser: export OMP_NUM_THREADS := 1
 
-.PHONY: install demo figures lab test test-slow test-training test-full test-browser bench book gpu-check unit notebooks pair sync lint format clean browser sphinx
+.PHONY: install demo figures lab test test-slow test-training test-full test-browser bench book gpu-check unit notebooks solutions pair sync lint format clean browser sphinx
 MODEL ?= sd21-base
 .DEFAULT_GOAL := test
 
@@ -80,7 +80,7 @@ book: sphinx
 unit: install
 	$(BIN)/python -m pytest -p no:nbval $(SPREAD) --no-loadscope-reorder
 
-test-slow: install
+test-slow: install solutions
 	$(BIN)/python -m pytest -p no:nbval $(SPREAD) --no-loadscope-reorder -m slow tests
 
 test-training: install
@@ -97,9 +97,13 @@ bench: install
 gpu-check: install
 	$(BIN)/python benchmarks/gpu_check.py --model $(MODEL) $(if $(VSPW),--vspw $(VSPW))
 
+NBVAL = VIDSEG_FAST=1 $(BIN)/python -m pytest -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout=600
+
 notebooks: install
-	VIDSEG_FAST=1 $(BIN)/python -m pytest -p no:cacheprovider $(SPREAD) \
-	  --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks/*.ipynb
+	$(NBVAL) $(SPREAD) notebooks/0*.ipynb
+
+solutions: install
+	$(NBVAL) notebooks/solutions.ipynb
 
 # The .py files are the source; the .ipynb files are made from them, without outputs.
 pair: install

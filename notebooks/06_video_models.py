@@ -344,7 +344,7 @@ assert lost.shown["right"][MODEL] > lost.shown["right"]["tiny"]
 
 # %%
 cup = sample_clip("cup")
-frames = cup.frames[: 4 if FAST else 14]
+frames = cup.frames[: 2 if FAST else 14]
 masks = {}
 for name, backbone in both.items():
     segment = VidSeg(backbone)

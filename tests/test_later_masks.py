@@ -86,6 +86,7 @@ def test_a_correction_mends_what_was_wrong(vidseg, late):
     assert (stays[:320] == 2).sum() > 3, "of the 320 cells of frame 0 those that were called ground are not any more"
 
 
+@pytest.mark.slow
 def test_without_a_first_mask(vidseg, late):
     """No segment has the number of a class; what the mask shows is of its classes from then on."""
     windows = list(vidseg.cells(late.frames, masks={LATER: late.labels[LATER]}))

@@ -206,6 +206,7 @@ def test_short_clips(backbone, clip, count):
     assert VidSeg(backbone, quick())(clip.frames[:count], keep=()).labels.shape[0] == count
 
 
+@pytest.mark.slow
 def test_frames_of_any_size_get_labels_of_that_size(backbone):
     """16x16 is enlarged to the working size, 1600x1200 shrunk; the labels have the frames' own size."""
     rng = np.random.default_rng(0)

@@ -243,6 +243,7 @@ def test_the_plan_modulates_every_cell_once(patches, coupled):
         assert group.masks.flatten(1).any(1).all() and len(group) < len(plan(patches, None, False))
 
 
+@pytest.mark.slow
 def test_colouring_changes_few_pixels(backbone):
     """Twenty clusters of the cup: measured 99.2 % of pixels as mask by mask, bilinear 97.9 %."""
     vidseg = VidSeg(backbone, Settings(context=ContextSettings(num_clusters=20, num_segments=None)))

@@ -254,7 +254,15 @@ def test_stable_diffusions_features_are_a_manual_walk(sd):
     assert (found.match - middle.reshape(2, 4, 8, -1)).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize(("sd", "strategy"), [("sd15", "direct"), ("sd21-base", "guided"), ("sd21", "direct")], indirect=["sd"])
+@pytest.mark.parametrize(
+    ("sd", "strategy"),
+    [
+        pytest.param("sd15", "direct", marks=pytest.mark.slow),
+        pytest.param("sd21-base", "guided", marks=pytest.mark.slow),
+        ("sd21", "direct"),
+    ],
+    indirect=["sd"],
+)
 def test_stable_diffusion_runs_through_all_stages(sd, strategy):
     """Random weights, so that nothing can be said of the labels but their shape and where they come from."""
     frames = np.random.default_rng(0).integers(0, 256, (3, 50, 40, 3), dtype=np.uint8)

@@ -36,6 +36,7 @@ def test_a_real_clip_against_hand_drawn_masks(video):
     assert score > 0.9, score
 
 
+@pytest.mark.slow
 def test_moves_end_further_from_the_truth_without_temporal_layers_or_in_another_order(video):
     """Measured on 14 frames of five clips by `benchmarks/video_time.py`."""
     clip = faster(generated_clip(22), 3)

@@ -219,7 +219,15 @@ def test_each_frame_is_decoded_alone(backbone, noisy):
     assert (backbone.decode(noisy) - torch.cat([backbone.decode(z[None]) for z in noisy])).abs().max() == 0
 
 
-@pytest.mark.parametrize("strategy", ["direct", *(pytest.param(s, marks=pytest.mark.slow) for s in ("guided", "reference"))])
+@pytest.mark.parametrize(
+    ("backbone", "strategy"),
+    [
+        pytest.param(name, strategy, marks=() if (name, strategy) == ("tiny-video", "direct") else pytest.mark.slow)
+        for name in ("tiny-video", "svd")
+        for strategy in ("direct", "guided", "reference")
+    ],
+    indirect=["backbone"],
+)
 def test_a_clip_runs_through_all_stages(backbone, strategy):
     """A window of two frames and a shorter last one. Random weights: nothing can be said of where the borders are."""
     frames = np.random.default_rng(0).integers(0, 256, (3, 50, 40, 3), dtype=np.uint8)

@@ -43,6 +43,7 @@ def test_judge_scores_what_the_method_says(backbone, dataset):
     assert list(judged.tallies) == list(method.stages)
 
 
+@pytest.mark.slow
 def test_names_by_frame_0_cannot_name_what_is_not_in_it(backbone):
     made = evaluation.late_clip(2)
     clip = made.clips[0]
