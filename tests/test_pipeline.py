@@ -297,7 +297,7 @@ def test_no_seam_between_windows(backbone, clip):
 
 
 def test_settings_that_do_not_fit_are_refused(backbone, clip, plain):
-    with pytest.raises(InputError, match=r"multiples of 16.*96, 128"):
+    with pytest.raises(InputError, match=r"\(100, 125\) \(height, width\).*multiples of 16.*96, 128"):
         VidSeg(backbone, Settings(working_size=(100, 125)))
     for features, words in (({"timestep": 5000}, "999"), ({"blocks": ("up_blocks.9",)}, "up_blocks.9")):
         with pytest.raises(InputError, match=words):

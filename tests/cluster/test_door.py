@@ -69,6 +69,14 @@ def opened(address):
     return open_executor(Workers(scheduler=address))
 
 
+def test_ctrl_c_is_answered_before_the_workers_end(address, capsys, monkeypatch):
+    said = []
+    monkeypatch.setattr(ClusterExecutor, "shutdown", lambda *_: said.append(capsys.readouterr().err))
+    with pytest.raises(KeyboardInterrupt), opened(address):
+        raise KeyboardInterrupt
+    assert said[0].endswith("\nstopping: the workers end what they do, which takes seconds\n")
+
+
 def test_another_version_is_refused_at_the_start(address, monkeypatch):
     other = {**versions.versions_here(), "torch": "1.0"}
     monkeypatch.setattr(distributed.Client, "run", lambda *_: {"tcp://there:1": other})

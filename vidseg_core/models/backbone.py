@@ -71,8 +71,9 @@ class Backbone:
         size, multiple = settings.working_size, self.multiple
         if isinstance(size, tuple) and any(side < multiple or side % multiple for side in size):
             near = tuple(max(1, round(side / multiple)) * multiple for side in size)
-            size = f"working size (height, width) = {size}"
-            raise InputError(f"{size} does not suit {name}: it takes multiples of {multiple}, such as {near}")
+            raise InputError(
+                f"working size {size} (height, width) does not suit {name}: give multiples of {multiple}, such as {near}"
+            )
 
     def working_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) near the model's native area at this aspect ratio, in multiples of what the network needs."""
