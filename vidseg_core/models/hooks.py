@@ -7,6 +7,7 @@ pass computed up to a module, and `replayed` lets a later pass start from there.
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,15 +22,15 @@ def tapped(network: nn.Module, paths: tuple[str, ...], enough: bool = False) -> 
     """Within the block, the latest output of each module in `paths` stands in the dict that is yielded. `enough`: once all are
     there the pass is broken off, and the block with it."""
     outputs: dict[str, Tensor] = {}
+
+    def keep(path: str, module: nn.Module, args: Any, output: Any) -> None:
+        outputs[path] = output
+        if enough and len(outputs) == len(paths):
+            raise _Enough
+
     with ExitStack() as stack:
         for path in paths:
-
-            def keep(module: nn.Module, args: Any, output: Any, path: str = path) -> None:
-                outputs[path] = output
-                if enough and len(outputs) == len(paths):
-                    raise _Enough
-
-            stack.callback(network.get_submodule(path).register_forward_hook(keep).remove)
+            stack.callback(network.get_submodule(path).register_forward_hook(partial(keep, path)).remove)
         with suppress(_Enough):
             yield outputs
 
@@ -39,12 +40,12 @@ def edited(network: nn.Module, edits: dict[str, Callable[[Tensor], Tensor]]) -> 
     """Within the block, the output of each module in `edits` is replaced by its function of it."""
     with ExitStack() as stack:
         for path, edit in edits.items():
-
-            def change(module: nn.Module, args: Any, output: Tensor, edit: Callable[[Tensor], Tensor] = edit) -> Tensor:
-                return edit(output)
-
-            stack.callback(network.get_submodule(path).register_forward_hook(change).remove)
+            stack.callback(network.get_submodule(path).register_forward_hook(partial(_change, edit)).remove)
         yield
+
+
+def _change(edit: Callable[[Tensor], Tensor], module: nn.Module, args: Any, output: Tensor) -> Tensor:
+    return edit(output)
 
 
 TWICE = object()
@@ -67,21 +68,20 @@ def recorded(network: nn.Module, until: str) -> Iterator[Recording]:
     one of the modules that are kept runs twice in the pass, since a replay could not tell the two apart.
     """
     record, done = Recording(until), False
+
+    def keep(path: str, module: nn.Module, args: Any, output: Any) -> None:
+        nonlocal done
+        if done:
+            return
+        for part in [p for p in record.outputs if p.startswith(path + ".")]:
+            del record.outputs[part]
+        record.outputs[path] = TWICE if path in record.outputs else output
+        done = path == until
+
     with ExitStack() as stack:
         for path, module in network.named_modules():
-            if not path:
-                continue
-
-            def keep(module: nn.Module, args: Any, output: Any, path: str = path) -> None:
-                nonlocal done
-                if done:
-                    return
-                for part in [p for p in record.outputs if p.startswith(path + ".")]:
-                    del record.outputs[part]
-                record.outputs[path] = TWICE if path in record.outputs else output
-                done = path == until
-
-            stack.callback(module.register_forward_hook(keep).remove)
+            if path:
+                stack.callback(module.register_forward_hook(partial(keep, path)).remove)
         yield record
     if twice := [path for path, output in record.outputs.items() if output is TWICE]:
         raise RuntimeError(f"{twice[0]} runs twice before {until}; its replay would be ambiguous")
