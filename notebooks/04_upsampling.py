@@ -388,8 +388,8 @@ borders
 exact = np.eye(shares.shape[-1])[at_centres(truth[None], cells.shape)[0]]
 near = explore.near_borders(truth, 8)
 table = [
-    [100 * (found == truth)[near].mean() for found in ways(given).values()]
-    for given in (shares, exact.astype(np.float32))
+    [100 * (found == truth)[near].mean() for found in drawn.values()]
+    for drawn in (maps, ways(exact.astype(np.float32)))
 ]
 title = "% right within 8 pixels of a border"
 show_table(np.array(table), ["stage 3", "exact"], [*maps], title, "row")

@@ -284,7 +284,7 @@ assert set(silence) == set(temporal.without_time(video, "attention"))
 # another order (the first stays first).
 
 # %%
-disturbed = steadiness.judge_time(video, clip, FRAMES)
+disturbed = steadiness.judge_time(video, clip, read[MODEL])
 show(disturbed, "the video model without its sense of time")
 
 # %% tags=["test"]
@@ -395,17 +395,15 @@ assert drop[MODEL] > drop["tiny"]
 # happens if it gets another clip's, or none?
 
 # %%
-told = {"its own": clip.frames[0], "another clip's": cup.frames[0]}
-told["none"] = None
-judged = {}
-for name, first in told.items():
+told = {"its own": judged[MODEL]}
+for name, first in {"another clip's": cup.frames[0], "none": None}.items():
     features = explore.conditioned(video, clip.frames, first)
-    judged[name] = steadiness.judge(features, clip)
-show(judged, "given this first frame")
+    told[name] = steadiness.judge(features, clip)
+show(told, "given this first frame")
 
 # %% tags=["test"]
-assert np.ptp([j.right for j in judged.values()]) < 0.02
-assert np.ptp([j.found for j in judged.values()]) < 0.05
+assert np.ptp([j.right for j in told.values()]) < 0.02
+assert np.ptp([j.found for j in told.values()]) < 0.05
 
 # %% [markdown]
 # Hardly a difference: at this noise level the frames themselves are all there.

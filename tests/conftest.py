@@ -16,8 +16,8 @@ from vidseg_core import Settings, generated_clip, load_backbone
 SMALL = (96, 128)
 """Working size of most tests, in pixels: 12 x 16 cells."""
 
-SLOW = ("test_pipeline", "test_one_clip", "test_evaluate_real", "test_video_backbone", "test_run", "test_upsample",
-        "test_memory")  # fmt: skip
+SLOW = ("test_one_clip", "test_later_masks", "test_run", "test_batch", "test_cli", "test_births", "test_pipeline",
+        "test_upsample", "test_memory")  # fmt: skip
 """Files that start first, the slowest before the others: one that began last would leave a process without work."""
 
 torch.set_num_threads(1)  # also where the environment says otherwise: sums are rounded in the order of the threads

@@ -134,13 +134,15 @@ HOSTILE = {
 
 def test_no_matplotlibrc_changes_a_sheet():
     frame = RNG.integers(0, 256, (24, 32, 3), dtype=np.uint8)
-    arguments = [frame] * 2, [np.zeros((24, 32), np.int16)] * 2, [0, 5], {0: "cup $"}
+
+    def sheet(settings):
+        with matplotlib.rc_context(settings):
+            return png(contact_sheet([frame] * 2, [np.zeros((24, 32), np.int16)] * 2, [0, 5], {0: "cup $"}))
+
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        expected = png(contact_sheet(*arguments))
-    for setting in HOSTILE.items():
-        with matplotlib.rc_context(dict([setting])):
-            assert png(contact_sheet(*arguments)) == expected, setting
+        expected = sheet({})
+    assert sheet(HOSTILE) == expected, [name for name in HOSTILE if sheet({name: HOSTILE[name]}) != expected]
     with matplotlib.rc_context({"text.usetex": True, "image.origin": "lower"}):
         figure = Drawing(figsize=(3, 3))
         panel(figure.subplots(), frame, "cup")

@@ -110,12 +110,11 @@ def shuffled(backbone: Backbone, frames: Frames, seed: int = 0) -> Features:
     return Features(found.context[back], found.match[back])
 
 
-def judge_time(backbone: VideoBackbone, clip: GeneratedClip, frames: int) -> dict[str, Steadiness]:
-    """`judge` for a video model as it is, with its sense of time disturbed in three ways, and without looking at all."""
-    shown, table = clip.frames[:frames], {}
-    features = read_features(backbone, shown)
-    table["as it is"] = judge(features, clip)
-    table["frames shuffled"] = judge(shuffled(backbone, shown), clip)
+def judge_time(backbone: VideoBackbone, clip: GeneratedClip, features: Features) -> dict[str, Steadiness]:
+    """`judge` for a video model as it is (its `features` of the clip's first frames), with its sense of time disturbed in three
+    ways, and without looking at all."""
+    shown = clip.frames[: len(features.match)]
+    table = {"as it is": judge(features, clip), "frames shuffled": judge(shuffled(backbone, shown), clip)}
     for name, what in (("no attention over time", "attention"), ("no temporal layer", "all")):
         with backbone.edit(without_time(backbone, what)):
             table[name] = judge(read_features(backbone, shown), clip)
