@@ -45,7 +45,7 @@ from vidseg_core.workbook.motion import faster
 
 # %% tags=["hide-input"]
 FAST = os.environ.get("VIDSEG_FAST") == "1"  # CI sets it: fewer frames
-FRAMES = 8 if FAST else 14
+FRAMES = 7 if FAST else 14
 MODEL = "tiny-video"  # or "svd" on a GPU
 image, video = load_backbone("tiny"), load_backbone(MODEL)
 clip = faster(generated_clip(3 * FRAMES - 2), 3)  # every third frame
