@@ -109,10 +109,10 @@ def whole(clip, tmp_path_factory):
 
 
 def result(out):
-    """All that must be the same: masks and tables to the byte, and the record but for the time it took."""
+    """All that must be the same: masks, tables and the overlay to the byte, and the record but for the time it took."""
     record = json.loads((out / "run.json").read_text(encoding="utf-8"))
     record.pop("seconds")
-    files = [*sorted((out / "masks").iterdir()), out / "frames.csv", out / "segments.csv"]
+    files = [*sorted((out / "masks").iterdir()), *(out / name for name in ("frames.csv", "segments.csv", "overlay.mp4"))]
     return {path.name: path.read_bytes() for path in files}, record
 
 
@@ -234,4 +234,4 @@ def test_the_embedded_model_over_two_processes(tmp_path):
         job = Job(open_clip(data_folder() / "clips" / "cup.mp4", 0, 6), small, workers=workers, threads=1)
         run_job(job, UnfinishedFolder(tmp_path / "out", True), False, lambda *_: nullcontext(lambda *_: None))
         found.append(result(tmp_path / "out"))
-    assert found[0] == found[1] and len(found[0][0]) == 8
+    assert found[0] == found[1] and len(found[0][0]) == 9

@@ -15,6 +15,7 @@ from PIL import Image
 from refusals import refusal
 
 from vidseg_core.io.overlay import Drawing, blend, contact_sheet, encode_video, panel, plain, png, video_bytes
+from vidseg_core.io.samples import sample_clip
 from vidseg_core.io.video import read_frames
 
 COLOURS = np.zeros((256, 3), np.uint8)
@@ -147,6 +148,15 @@ def test_no_matplotlibrc_changes_a_sheet():
         figure = Drawing(figsize=(3, 3))
         panel(figure.subplots(), frame, "cup")
         assert figure.axes[0].images[0].origin == "upper" and png(figure)
+
+
+def test_equal_frames_give_equal_videos():
+    """Whatever the memory held before: x264's own defaults made several files of these."""
+    frames, found = sample_clip("cup").frames[:30], set()
+    for n in range(4):
+        _ = [RNG.bytes(size) for size in range(n, 2_000_000, 99_991)]
+        found.add(video_bytes(iter(frames), 10))
+    assert len(found) == 1
 
 
 @pytest.mark.parametrize("size", [(64, 48), (33, 47), (16, 16), (1, 1)])

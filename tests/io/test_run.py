@@ -57,10 +57,10 @@ def video(tmp_path_factory):
 
 
 def result(out):
-    """All that must be the same: the masks and the table to the byte, and the record but for the time it took."""
+    """All that must be the same: masks, tables and the overlay to the byte, and the record but for the time it took."""
     record = json.loads((out / "run.json").read_text())
     record.pop("seconds")
-    files = [*sorted((out / "masks").iterdir()), out / "segments.csv"]
+    files = [*sorted((out / "masks").iterdir()), *(out / name for name in ("frames.csv", "segments.csv", "overlay.mp4"))]
     return {path.name: path.read_bytes() for path in files}, record
 
 
@@ -70,7 +70,7 @@ def whole(video, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "out"
     assert segment(video, out) == 0
     masks, record = result(out)
-    assert len(masks) == 13 and os.listdir(out.parent) == ["out"]
+    assert len(masks) == 15 and os.listdir(out.parent) == ["out"]
     return masks, record
 
 
