@@ -97,8 +97,8 @@ print(status, peak.split()[1])
 @pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process's memory is read from /proc")
 def test_memory_does_not_grow_with_the_clip(tmp_path):
-    """The allocator's pools are as large as they get after some 800 frames. Of 1500 frames more that were held, the frames alone
-    would be 86 MB, their labels 58 MB or more."""
+    """The allocator's pools are as large as they get after some 800 frames. Of 1500 frames more that were held, the frames
+    alone would be 86 MB, their labels 58 MB or more."""
     peaks = {}
     for count in (1000, 2500):
         done = subprocess.run([sys.executable, "-c", PEAK, str(count), str(tmp_path)], capture_output=True, text=True)
