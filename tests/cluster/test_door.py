@@ -1,5 +1,6 @@
 """The door to a Dask cluster: who may work, what a lost worker or cluster is called, and that nobody is left behind."""
 
+import gc
 import logging
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from distributed.comm import CommClosedError
 from distributed.scheduler import KilledWorker
 
 from vidseg_core import InputError
-from vidseg_core.cluster import versions
+from vidseg_core.cluster import door, versions
 from vidseg_core.cluster.door import ClusterExecutor, Workers, _interrupts_later, open_executor, pick_device
 
 
@@ -52,10 +53,10 @@ def test_nobody_but_this_process():
 
 
 def test_a_cluster_that_does_not_answer(monkeypatch):
-    def refuse(*_, **__):
+    def refuse(*_):
         raise OSError("timed out")
 
-    monkeypatch.setattr(distributed, "Client", refuse)
+    monkeypatch.setattr(door, "_connect", refuse)
     with pytest.raises(InputError, match="no Dask scheduler answers at tcp://here:1: start one"), opened("tcp://here:1"):
         pass
 
@@ -63,6 +64,8 @@ def test_a_cluster_that_does_not_answer(monkeypatch):
 def test_a_word_that_is_no_address():
     with pytest.raises(InputError, match="no Dask scheduler answers at here"), opened("here"):
         pass
+    left = [client.status for client in gc.get_objects() if type(client) is distributed.Client]
+    assert set(left) <= {"closed"}, "a client closed by the garbage collector may wait for a lock of its own"
 
 
 def opened(address):

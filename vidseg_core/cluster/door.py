@@ -79,7 +79,6 @@ def open_executor(workers: Workers) -> Iterator[ClusterExecutor]:
     Raises InputError if the cluster can't be reached or computes with other versions and, out of the block, if a task's workers
     keep dying or the cluster is lost.
     """
-    from distributed import Client
     from distributed.comm import CommClosedError
     from distributed.scheduler import KilledWorker
 
@@ -89,7 +88,7 @@ def open_executor(workers: Workers) -> Iterator[ClusterExecutor]:
     with nullcontext() if workers.scheduler else _interrupts_later():
         cluster = workers.scheduler or local_cluster(workers.count)
     try:
-        client = Client(cluster, timeout="30s")
+        client = _connect(cluster)
     except (OSError, ValueError) as error:  # nobody is there, or it is no address
         raise InputError(
             f"no Dask scheduler answers at {workers.scheduler}: start one (dask scheduler), or use --workers"
@@ -110,6 +109,20 @@ def open_executor(workers: Workers) -> Iterator[ClusterExecutor]:
         _quietly(client.close)
         if not workers.scheduler:
             _quietly(cluster.close)
+
+
+def _connect(cluster: "LocalCluster | str") -> "Client":
+    """A client that is closed if it gets no further: one that is left to the garbage collector closes whenever that comes, and
+    waits for ever if Dask happens to be starting the next."""
+    from distributed import Client
+
+    client = Client.__new__(Client)
+    try:
+        client.__init__(cluster, timeout="30s")
+    except BaseException:
+        _quietly(client.close)
+        raise
+    return client
 
 
 def local_cluster(count: int) -> "LocalCluster":
