@@ -136,7 +136,7 @@ assert abs(total - counted["a whole pass"]) < 1e-6
 k = 8 if FAST else 20
 clusters = vs.ContextSettings(num_clusters=k, num_segments=None)
 one_scale = vs.FeatureSettings(scales=(1.0,))
-seen_as = (128, 160) if FAST else None  # None: the model's own size
+seen_as = (96, 128) if FAST else None  # None: the model's own size
 settings = vs.Settings(
     features=one_scale, context=clusters, working_size=seen_as
 )

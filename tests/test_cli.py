@@ -183,7 +183,7 @@ def test_a_console_that_lacks_a_character_ends_no_run(monkeypatch, encoding):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a closed pipe is another error there")
-@pytest.mark.parametrize("closed", ["stdout", "both"])
+@pytest.mark.parametrize("closed", ["stdout", pytest.param("both", marks=pytest.mark.slow)])
 def test_who_stops_reading_ends_no_run(tmp_path, images, closed):
     """As `segment ... | head -1` does."""
     (tmp_path / "stubbed.py").write_text(

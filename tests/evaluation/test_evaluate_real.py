@@ -97,6 +97,7 @@ def test_a_first_mask_of_class_0_and_void_is_refused_everywhere(root, backbone, 
         VidSeg(backbone, QUICK)(generated_clip(num_frames=1, size=SMALL).frames, mask)
 
 
+@pytest.mark.slow
 def test_clips_that_come_along(tmp_path, capsys):
     """The generated clip's motion and the samples' drawn frames reach the scores."""
     for name, labelled in (("generated", 28), ("cup", 5)):

@@ -98,14 +98,14 @@ def out(tmp_path):
     return tmp_path / "here" / "out"
 
 
-def test_killed_at_five_random_moments(video, whole, out):
+def test_killed_at_three_random_moments(video, whole, out):
     seed, killed = random.randrange(10**6), 0
     moments = random.Random(seed)
-    for fifth in range(5):
-        again = out.parent / f"{fifth}" / "out"
+    for third in range(3):
+        again = out.parent / f"{third}" / "out"
         again.parent.mkdir()
         process = started(words(video, again), again.parent, pause=0.01)
-        masks = int((fifth + moments.random()) / 5 * 13)
+        masks = int((third + moments.random()) / 3 * 13)
         wait_for(process, lambda again=again, masks=masks: len(list(state_of(again).parent.glob("masks/0*"))) >= masks)
         process.join(0.05 * moments.random())
         killed += process.is_alive()
@@ -116,7 +116,7 @@ def test_killed_at_five_random_moments(video, whole, out):
         assert_done(again, whole)
         after = [again / "masks" / path.name for path in kept]
         assert [path.stat().st_mtime_ns for path in after] == list(kept.values()), "whole windows are not made again"
-    assert killed >= 4, f"seed {seed}: only {killed} processes were alive to be killed"
+    assert killed >= 2, f"seed {seed}: only {killed} processes were alive to be killed"
 
 
 def test_killed_before_any_kind_of_step(video, whole, out):

@@ -47,6 +47,7 @@ def test_moves_end_further_from_the_truth_without_temporal_layers_or_in_another_
     assert whole.found > mixed.found + 0.01 and whole.similarity > mixed.similarity + 0.01 and whole.right > 0.97
 
 
+@pytest.mark.slow
 def test_temporal_layers_see_what_is_lost(video):
     """Measured there, too. "One class for all" scores 1 / 3 by class."""
     clip, middle = generated_clip(8), 4
