@@ -180,7 +180,8 @@ def _encode_h264(frames: Iterable[Frame], size: tuple[int, int], fps: Fraction, 
     height, width = size
     pad = ((0, height % 2), (0, width % 2), (0, 0))
     with av.open(f"file:{path}", "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        # With its macroblock tree x264 decides by what its memory held before: equal frames gave other files.
+        # With its macroblock tree x264 decides by what its memory held before: equal frames gave other files. Without
+        # it, crf 20 is as close to the frames as 18 with it.
         stream = container.add_stream("libx264", rate=fps, options={"crf": "20", "x264-params": "mbtree=0"})
         stream.height, stream.width, stream.pix_fmt = height + height % 2, width + width % 2, "yuv420p"
         context = stream.codec_context  # H.273's 1 is BT.709: untagged, each player guesses other colours
